@@ -1,0 +1,53 @@
+# `make` lists the targets. Each sets up what it needs first (bootstrap.py); when nothing has changed that is
+# a glance. Plain make (3.81 is enough) and plain sh. make demo PYTHON=/path/to/python chooses the interpreter.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab check lint format constraints setup clean
+
+BIN := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NBSTRIPOUT := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill" \
+	--drop-tagged-cells injected-parameters
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: setup  ## run recipe 1 offline, against the sandbox; the executed notebook goes to outputs/demo
+	$(BIN)/python -m helpers run notebooks/1_hyp3_user_bucket.ipynb -o outputs/demo
+
+test: setup  ## run all tests, offline
+	$(BIN)/python -m pytest
+
+lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m helpers sandbox -- jupyter lab notebooks
+
+check: setup  ## say what is configured, what is reachable and what is missing
+	$(BIN)/python -m helpers check
+
+lint: setup  ## check style, and that the notebooks are clean
+	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \
+		|| { echo "To fix what can be fixed by itself: make format" >&2; exit 1; }
+
+format: setup  ## mend style, and strip outputs and papermill's traces from the notebooks
+	$(NBSTRIPOUT) $(NOTEBOOKS)
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+constraints: setup  ## pin what pyproject.toml asks for; UPGRADE=1 moves to the newest releases
+	$(BIN)/uv pip compile pyproject.toml --group test --group dev --group build --quiet $(if $(UPGRADE),--upgrade) \
+		--universal --python $(BIN)/python --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--output-file constraints.txt >/dev/null
+
+setup:  ## only set up .venv
+	@for python in $(BIN)/python python3 python python3.14 python3.13 python3.12 python3.11 python3.10 python3.9; do \
+		if "$$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then \
+			exec "$$python" bootstrap.py; \
+		fi; \
+	done; \
+	if command -v uv >/dev/null; then exec uv run --quiet --no-project --python 3.13 bootstrap.py; fi; \
+	echo "No Python found to set things up with. On Debian or Ubuntu: sudo apt install python3 python3-pip" >&2; \
+	exit 1
+
+clean:  ## remove the environment, caches and outputs; .env_tutorial stays
+	rm -rf .venv .tools outputs .pytest_cache .ruff_cache
+	find helpers tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What the recipes' notebooks share: dull, hard or dangerous things, one room for each."""

@@ -1,0 +1,209 @@
+"""The command line: ``python -m helpers check | sandbox | run | cleanup``."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import settings as settings_room
+from .errors import NotConfigured, RecipeError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code (2 for wrong usage)."""
+    argv = sys.argv[1:] if argv is None else argv
+    commands = {"check": check, "sandbox": sandbox, "run": _run, "cleanup": cleanup}
+    if not argv or argv[0] not in commands:
+        print(__doc__)
+        print("  check    say what works on this machine; exit code 1 when something required is missing")
+        print("  sandbox  run the offline services until Ctrl-C, for several notebooks to share")
+        print("  run      run notebooks unattended (python -m helpers run --help)")
+        print("  cleanup  withdraw what a run of recipe 1 added to the bucket: cleanup RUN_ID")
+        return 0 if argv[:1] in ([], ["--help"], ["-h"], ["help"]) else 2
+    return commands[argv[0]](argv[1:])
+
+
+def _run(argv: list[str]) -> int:
+    from . import runner  # papermill's import costs more than the other commands take
+
+    return runner.main(argv)
+
+
+def cleanup(argv: list[str]) -> int:
+    """Withdraw the policy statements that a run added to its bucket, and delete the products of its jobs."""
+    parser = argparse.ArgumentParser(prog="python -m helpers cleanup", description=cleanup.__doc__)
+    parser.add_argument("run_id", metavar="RUN_ID")
+    run_id = parser.parse_args(argv).run_id
+    from . import hyp3, objectstore
+    from .state import RunState
+
+    try:
+        settings = settings_room.load()
+        settings.require("aws")
+        account = objectstore.client("sts", settings).get_caller_identity()["Account"]
+        state = RunState(settings, "hyp3", run_id, cleaning=True)
+        gone = hyp3.clean_up(state, objectstore.client("s3", settings), account)
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return 5 if isinstance(error, NotConfigured) else 1
+    print(f"withdrawn: {gone['statements']} statements; deleted: {gone['objects']} objects")
+    return 0
+
+
+def sandbox(argv: list[str]) -> int:
+    """Run one sandbox for several kernels; with a command after ``--``, until that command ends."""
+    parser = argparse.ArgumentParser(prog="python -m helpers sandbox", description=sandbox.__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port of the control endpoint (a free one)")
+    parser.add_argument("--reset", action="store_true", help="reset the running sandbox to its initial state")
+    parser.add_argument("command", nargs="*", help="-- COMMAND: run it beside the sandbox, and end with it")
+    options = parser.parse_args(argv)
+    try:
+        state_dir = settings_room.read().state_dir
+    except NotConfigured as error:
+        print(error, file=sys.stderr)
+        return 5
+    running = settings_room.running_sandbox(state_dir)
+    if running:
+        if options.reset:
+            settings_room.reset_sandbox(running["url"])
+            print(f"The sandbox at {running['url']} is back in its initial state.")
+            return 0
+        print(f"A sandbox is running already (process {running['pid']}).\n{_how_to_use(running['url'])}")
+        return subprocess.call(options.command) if options.command else 0
+    if options.reset:
+        print("No sandbox is running: a new one starts in its initial state.", file=sys.stderr)
+        return 1
+    return _serve(options, state_dir)
+
+
+def _serve(options: argparse.Namespace, state_dir: Path) -> int:
+    from .sandbox import Sandbox
+
+    try:
+        services = Sandbox(host=options.host, ports={"control": options.port}).start()
+    except OSError as error:
+        print(f"The sandbox cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    note = state_dir / "sandbox.json"
+    state_dir.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"url": services.url("control"), "pid": os.getpid()}))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        print(f"The sandbox is running.\n{_how_to_use(services.url('control'))}", flush=True)
+        if options.command:
+            return subprocess.call(options.command)
+        print("Ctrl-C stops it.", flush=True)
+        stop.wait()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        note.unlink(missing_ok=True)
+        services.stop()
+    return 0
+
+
+def _how_to_use(url: str) -> str:
+    return (
+        "Notebooks on this machine find it by themselves. Elsewhere, put this line into .env_tutorial:\n"
+        f"  RECIPES_SANDBOX_URL={url}"
+    )
+
+
+def check(argv: list[str]) -> int:
+    """Say what works on this machine, and exit with 1 when something required is missing."""
+    argparse.ArgumentParser(prog="python -m helpers check", description=check.__doc__).parse_args(argv)
+    rows = [_python(), *_packages(), _kernel(), _ports(), _folder("state"), _folder("output"), *_backend()]
+    for state, what, detail in rows:
+        print(f"{state:8} {what:22} {detail}")
+    missing = [what for state, what, _ in rows if state == "MISSING"]
+    print(f"\nMissing: {', '.join(missing)}" if missing else "\nEverything required is here.")
+    return 1 if missing else 0
+
+
+Row = tuple[str, str, str]
+
+
+def _python() -> Row:
+    found = ".".join(map(str, sys.version_info[:3]))
+    fits = sys.version_info >= (3, 13)
+    return ("ok" if fits else "MISSING", "Python", f"{found} at {sys.executable}" + ("" if fits else "; needs 3.13"))
+
+
+def _packages() -> list[Row]:
+    rows: list[Row] = []
+    for name in ("jupyterlab", "papermill", "boto3", "hyp3-sdk", "rasterio", "moto"):
+        try:
+            rows.append(("ok", name, version(name)))
+        except PackageNotFoundError:
+            rows.append(("MISSING", name, "run `make check` again; it installs what is missing"))
+    return rows
+
+
+def _kernel() -> Row:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return "MISSING", "Jupyter kernel", "no kernel named python3; is ipykernel installed?"
+    # A bare name is replaced by the running interpreter when the kernel starts.
+    ours = command in ("python", "python3") or Path(shutil.which(command) or command).resolve() == Path(sys.executable).resolve()
+    return ("ok", "Jupyter kernel", "python3, this environment") if ours else (
+        "note", "Jupyter kernel", f"python3 is {command}, another environment; `make lab` uses the right one"
+    )  # fmt: skip
+
+
+def _ports() -> Row:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return "ok", "Ports", f"free ones can be opened on 127.0.0.1 (tried {server.getsockname()[1]})"
+    except OSError as error:
+        return "MISSING", "Ports", f"nothing can listen on 127.0.0.1: {error.strerror}"
+
+
+def _folder(which: str) -> Row:
+    try:
+        folder = getattr(settings_room.read(), f"{which}_dir")
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except NotConfigured:
+        return "note", f"{which.title()} folder", "not known: settings are unusable, see below"
+    except OSError as error:
+        return "MISSING", f"{which.title()} folder", str(error)
+    return ("ok" if writable else "MISSING", f"{which.title()} folder", str(folder))
+
+
+def _backend() -> list[Row]:
+    rows: list[Row] = []
+    file = settings_room.find_env_file()
+    rows.append(("ok", "Settings file", str(file) if file else "none: the sandbox needs none"))
+    try:
+        settings = settings_room.read()
+    except NotConfigured as error:
+        return [*rows, ("MISSING", "Settings", str(error))]
+    live = settings.backend == "live"
+    rows.append(("ok", "Backend", f"live, {settings.hyp3_api_url}" if live else "sandbox"))
+    for service, name in (("earthdata", "Earthdata Login"), ("aws", "AWS credentials")):
+        try:
+            settings.require(service)
+            rows.append(("ok", name, "present"))
+        except NotConfigured as error:
+            hint = str(error).splitlines()[1].strip(" -")
+            rows.append(("MISSING" if live else "absent", name, hint if live else "not needed by the sandbox"))
+    if not live:
+        running = settings_room.running_sandbox(settings.state_dir)
+        rows.append(("ok", "Shared sandbox", running["url"] if running else "none; notebooks start their own"))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,408 @@
+"""HyP3 with a bucket of one's own: what to check before spending credits, and how never to spend them twice."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import hyp3_sdk
+from hyp3_sdk import Batch, Job
+
+from . import http, objectstore
+from .errors import FailedRemotely, Rejected, TimedOut
+from .settings import Settings
+from .state import RunState
+
+#: Jobs that one request may submit (HyP3 API).
+CHUNK = 200
+#: Names in the API's own examples; HyP3 silently writes to its content bucket instead.
+EXAMPLE_BUCKET = "my-example-bucket"
+#: What HyP3 accepts (its OpenAPI document); S3 is stricter in places, and looser in others.
+HYP3_BUCKET = re.compile(
+    r"(?!(^((2(5[0-5]|[0-4][0-9])|[01]?[0-9]{1,2}).){3}(2(5[0-5]|[0-4][0-9])|[01]?[0-9]{1,2})$|^xn--|.+-s3alias$))"
+    r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+)
+HYP3_PREFIX = re.compile(r"(?!/)(?!.*//)(?:[A-Za-z0-9._/-]|\{job_id\}|\{name\})+")
+#: S3's bucket naming rules beyond HyP3's pattern ("General purpose bucket naming rules").
+S3_FORBIDS = {
+    r"\.\.": "two dots in a row",
+    r"\.-|-\.": "a dash beside a dot",
+    r"^\d+\.\d+\.\d+\.\d+$": "an IP address",
+    r"^(xn--|sthree-|amzn-s3-demo-)": "a reserved beginning",
+    r"(-s3alias|--ol-s3|--x-s3|\.mrap|--table-s3)$": "a reserved ending",
+}
+#: Characters that S3 keys carry everywhere without encoding ("Safe characters" of the S3 user guide, and "/").
+SAFE_KEY = re.compile(r"[A-Za-z0-9!_.*'()/-]+")
+#: Bytes of an S3 key, less what HyP3 appends: file names have been seen with up to 120 bytes.
+KEY_ROOM = 1024 - 120
+JOB_ID = "00000000-0000-0000-0000-000000000000"
+
+
+def connect(settings: Settings) -> hyp3_sdk.HyP3:
+    """The SDK's client for the configured deployment, its session hardened (see :func:`helpers.http.harden`).
+
+    Raises
+    ------
+    NotConfigured
+        Live, and there is neither a token nor a ``.netrc`` line for Earthdata Login.
+    """
+    settings.require("earthdata")
+    token = settings.earthdata_token
+    hyp3 = hyp3_sdk.HyP3(
+        str(settings.hyp3_api_url).rstrip("/"), token=token.get_secret_value() if token else None
+    )
+    http.harden(hyp3.session)
+    return hyp3
+
+
+# --- before anything is sent ---
+
+
+def expanded_prefix(job: dict, job_id: str = "<job_id>") -> str | None:
+    """Where HyP3 will put the job's files: ``{job_id}`` and ``{name}`` filled in, both at once, as the API does."""
+    prefix = job.get("bucket_prefix")
+    if prefix is None:
+        return job_id if job.get("bucket") else None
+    values = {"{job_id}": job_id, "{name}": job.get("name") or "{name}"}
+    return re.sub(r"\{job_id\}|\{name\}", lambda m: values[m[0]], prefix)
+
+
+def check(jobs: list[dict]) -> None:
+    """Find what would fail, cost credits for nothing, or mix up files, before anything is sent.
+
+    Parameters
+    ----------
+    jobs:
+        Prepared jobs as for ``submit_prepared_jobs``: job_type, job_parameters, and optionally name, bucket,
+        bucket_prefix.
+
+    Raises
+    ------
+    Rejected
+        All problems of all jobs at once.
+    """
+    problems: list[str] = []
+    for i, job in enumerate(jobs, 1):
+        label = f"job {i}" + (f" ({job['name']})" if job.get("name") else "")
+        problems += [f"{label}: {problem}" for problem in (*_name_problems(job), *_place_problems(job))]
+        if (first := jobs.index(job) + 1) < i:
+            problems.append(f"{label}: is the same as job {first}; it would be paid for twice. Remove one.")
+    if not jobs:
+        problems = ["there is no job to submit"]
+    if problems:
+        raise Rejected.because("Nothing was submitted", problems)
+
+
+def _name_problems(job: dict) -> list[str]:
+    name = job.get("name")
+    if name is None:
+        return []
+    if not isinstance(name, str) or not 1 <= len(name) <= 100:
+        return [f"name {name!r}: HyP3 takes 1 to 100 characters"]
+    if "{name}" not in (job.get("bucket_prefix") or ""):
+        return []
+    problems = []
+    if "/" in name:
+        problems.append(f"name {name!r} would put '/' into the keys, making folders you did not ask for")
+    if ".." in name:
+        problems.append(f"name {name!r} would put '..' into the keys; many tools refuse such keys")
+    if odd := sorted({c for c in name if c != "/" and not SAFE_KEY.fullmatch(c)}):
+        odd_ones = " ".join(map(repr, odd))
+        problems.append(f"name {name!r}: {odd_ones} would need encoding in every URL; use letters, digits, - _ .")
+    return problems
+
+
+def _place_problems(job: dict) -> list[str]:
+    bucket, prefix = job.get("bucket"), job.get("bucket_prefix")
+    if bucket is None:
+        return [] if prefix in (None, "{job_id}") else [f"bucket_prefix {prefix!r} needs a bucket of your own"]
+    problems = bucket_problems(bucket)
+    if prefix is None:
+        return problems
+    if job.get("name") is None:
+        problems.append("a bucket_prefix needs a job name: without one HyP3 answers 500")
+    if not HYP3_PREFIX.fullmatch(prefix) or len(prefix) > 100:
+        problems.append(
+            f"bucket_prefix {prefix!r}: HyP3 takes 1 to 100 letters, digits, . _ - / and the words {{job_id}} and"
+            " {name}; no '/' at the start, no '//'"
+        )
+    if "{job_id}" not in prefix:
+        problems.append(f"bucket_prefix {prefix!r} lacks {{job_id}}: jobs would claim each other's files")
+    if prefix.endswith("/"):
+        problems.append(f"bucket_prefix {prefix!r} ends in '/': the log of a failed job would get a '//' key")
+    if {".", ".."} & set(prefix.split("/")):
+        problems.append(f"bucket_prefix {prefix!r} has a '.' or '..' step, which S3 does not resolve but tools do")
+    if (size := len((expanded_prefix(job, JOB_ID) or "").encode())) > KEY_ROOM:
+        problems.append(f"bucket_prefix grows to {size} bytes with its values; keys end at 1,024 bytes with the file name")
+    return problems
+
+
+def bucket_problems(bucket: str) -> list[str]:
+    """What is wrong with a bucket's name, for S3 or for HyP3; an empty list when nothing is."""
+    if bucket == EXAMPLE_BUCKET:
+        return [f"{bucket} is the API's example: HyP3 would silently use its own bucket. Use the name of yours"]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        return [
+            f"bucket {bucket!r}: S3 takes 3 to 63 lower-case letters, digits, '-' and '.', with a letter or digit at both ends"
+        ]
+    problems = [f"bucket {bucket!r}: S3 forbids {why}" for rule, why in S3_FORBIDS.items() if re.search(rule, bucket)]
+    if not problems and not HYP3_BUCKET.fullmatch(bucket):
+        problems.append(f"bucket {bucket!r}: HyP3 refuses it although S3 does not (it takes it for an IP address)")
+    return problems
+
+
+def check_cost(cost: float, limit: float) -> None:
+    """Stop before spending more than ``limit`` credits.
+
+    Raises
+    ------
+    Rejected
+        ``cost`` is higher; nothing was submitted.
+    """
+    if cost > limit:
+        raise Rejected(
+            f"These jobs cost {cost:g} credits, more than the limit of {limit:g}; nothing was submitted."
+            " Remove jobs, or raise max_credits."
+        )
+
+
+# --- submit or reuse ---
+
+
+def submit_or_reuse(
+    jobs: list[dict],
+    state: RunState,
+    hyp3: hyp3_sdk.HyP3,
+    *,
+    submit: Callable[[list[dict]], Batch],
+    settle: float,
+    tries: int = 3,
+    show: Callable[[str], None] = print,
+) -> Batch:
+    """Submit the jobs that this run has not submitted yet; return all of them in the given order.
+
+    A note is written before and after each request. When an answer is lost (broken connection, killed kernel, 5xx),
+    the jobs are looked up before anything is submitted again.
+
+    Parameters
+    ----------
+    jobs:
+        Prepared jobs; more than 200 are sent in chunks.
+    state:
+        The run's memory. The same run id never submits the same job twice.
+    hyp3, submit:
+        The client, and what submits a chunk: ``hyp3.submit_prepared_jobs``.
+    settle:
+        Seconds after a lost request until it certainly either worked or did not.
+    tries:
+        How often a chunk is sent at most.
+
+    Raises
+    ------
+    Rejected
+        What :func:`check` finds, or what HyP3 says; nothing of that chunk was stored.
+    TimedOut
+        HyP3 does not answer; run again to carry on.
+    """
+    check(jobs)
+    with state.alone():
+        entries = _entries(jobs, state)
+        known = sum(entry["job_id"] is not None for entry in entries)
+        _recover(entries, state, hyp3.find_jobs, settle)
+        missing = [entry for entry in entries if entry["job_id"] is None]
+        found = len(entries) - len(missing) - known
+        for start in range(0, len(missing), CHUNK):
+            _send(missing[start : start + CHUNK], state, submit, hyp3.find_jobs, settle, tries)
+    counts = {"submitted": len(missing), "reused": known, "found again after a lost answer": found}
+    show(", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    return Batch([hyp3.get_job_by_id(entry["job_id"]) for entry in entries])
+
+
+def not_yet_submitted(jobs: list[dict], state: RunState) -> list[dict]:
+    """Those of ``jobs`` that this run has not submitted, as far as its notes say: the ones that will cost credits."""
+    noted = {_key(entry["job"]) for entry in state.get("jobs", []) if entry["job_id"]}
+    return [job for job in jobs if _key(job) not in noted]
+
+
+def _entries(jobs: list[dict], state: RunState) -> list[dict]:
+    """The run's notes for ``jobs``: old ones where there are any, new ones otherwise."""
+    noted = {_key(entry["job"]): entry for entry in state.get("jobs", [])}
+    entries = [noted.setdefault(_key(job), {"job": job, "job_id": None, "sent": None}) for job in jobs]
+    state.save(jobs=list(noted.values()))
+    return entries
+
+
+def _key(job: dict) -> str:
+    return json.dumps(job, sort_keys=True)
+
+
+def _note(entries: list[dict], state: RunState) -> None:
+    noted = {_key(entry["job"]): entry for entry in state.get("jobs", [])}
+    state.save(jobs=list((noted | {_key(entry["job"]): entry for entry in entries}).values()))
+
+
+def _recover(entries: list[dict], state: RunState, find: Callable[..., Batch], settle: float) -> None:
+    """Look for jobs whose request was sent but whose answer never came, until they can no longer appear."""
+    lost = [entry for entry in entries if entry["job_id"] is None and entry["sent"]]
+    while lost:
+        _match(lost, state, find)
+        lost = [entry for entry in lost if entry["job_id"] is None]
+        ages = [(datetime.now(UTC) - datetime.fromisoformat(entry["sent"])).total_seconds() for entry in lost]
+        if not lost or min(ages) > settle:
+            return
+        time.sleep(min(1.0, settle / 5))
+
+
+def _match(lost: list[dict], state: RunState, find: Callable[..., Batch]) -> None:
+    taken = {entry["job_id"] for noted in state.of_all_runs("jobs") for entry in noted}
+    # A minute of grace: the service's clock is not ours.
+    since = min(datetime.fromisoformat(entry["sent"]) for entry in lost) - timedelta(minutes=1)
+    found = sorted(find(start=since), key=lambda job: job.request_time)
+    for entry in lost:
+        job = next((j for j in found if j.job_id not in taken and _is(j, entry["job"])), None)
+        if job:
+            entry["job_id"] = job.job_id
+            taken.add(job.job_id)
+    _note(lost, state)
+
+
+def _is(job: Job, prepared: dict) -> bool:
+    """Whether a job of the service was made from ``prepared``."""
+    if (job.job_type, job.name) != (prepared["job_type"], prepared.get("name")):
+        return False
+    if prepared.get("bucket") and (
+        job.bucket != prepared["bucket"] or job.bucket_prefix != expanded_prefix(prepared, job.job_id)
+    ):
+        return False
+    given = job.job_parameters or {}  # with the service's defaults added
+    return all(given.get(name) == value for name, value in prepared["job_parameters"].items())
+
+
+def _send(
+    chunk: list[dict], state: RunState, submit: Callable, find: Callable[..., Batch], settle: float, tries: int
+) -> None:
+    for attempt in range(tries):
+        for entry in chunk:
+            entry["sent"] = datetime.now(UTC).isoformat()
+        _note(chunk, state)
+        try:
+            batch = submit([entry["job"] for entry in chunk])
+        except Rejected:
+            _forget(chunk, state)
+            raise
+        except http.Throttled as error:
+            _forget(chunk, state)
+            time.sleep(error.seconds)
+        except (TimedOut, FailedRemotely):
+            # Did it work? All jobs of a request are stored, or none.
+            _recover(chunk, state, find, settle)
+            if all(entry["job_id"] for entry in chunk):
+                return
+        else:
+            for entry, job in zip(chunk, batch, strict=True):
+                entry["job_id"] = job.job_id
+            _note(chunk, state)
+            return
+    raise TimedOut(f"HyP3 took none of {tries} submissions of the same jobs; nothing was submitted. Run again later.")
+
+
+def _forget(chunk: list[dict], state: RunState) -> None:
+    for entry in chunk:
+        entry["sent"] = None
+    _note(chunk, state)
+
+
+# --- afterwards ---
+
+
+def resubmission(job: Job) -> dict:
+    """A finished job as one to submit anew, to the same place in the bucket.
+
+    The SDK's ``to_dict(for_resubmit=True)`` replaces the job's name wherever it occurs in the prefix (``data/a`` of a
+    job named "a" becomes ``d{name}t{name}/{name}``). Here only the job id is made variable again; the rest of the
+    prefix is kept letter by letter, which also holds for a job renamed since.
+
+    Raises
+    ------
+    Rejected
+        The job has no name but a prefix of its own: HyP3 would answer 500.
+    """
+    again = {"job_type": job.job_type, "job_parameters": job.job_parameters}
+    if job.name is not None:
+        again["name"] = job.name
+    prefix = (job.bucket_prefix or job.job_id).replace(job.job_id, "{job_id}")
+    if prefix == "{job_id}":
+        # The default of any bucket; naming it would demand a job name.
+        return again | ({"bucket": job.bucket} if job.bucket else {})
+    if job.name is None:
+        raise Rejected(f"Job {job.job_id} has no name but the prefix {job.bucket_prefix!r}: name it first (hyp3.update_jobs).")
+    return again | {"bucket": job.bucket, "bucket_prefix": prefix}
+
+
+def arrived(job: Job, in_bucket: dict[str, int]) -> list[dict]:
+    """Compare what a job reports with what is in the bucket.
+
+    Parameters
+    ----------
+    job:
+        A finished job. A failed one that HyP3 could not write for reports no files at all.
+    in_bucket:
+        Size by key of the objects under the job's prefix.
+
+    Returns
+    -------
+    One row for each key: ``key``, ``bytes`` (in the bucket, or None), ``reported`` (by the job, or None), ``verdict``:
+    "ok", "missing", "size differs", or "not listed" (in the bucket only: images, logs, single layers).
+    """
+    reported = {file["s3"]["key"]: file["size"] for file in job.files or []}
+    rows = []
+    for key in sorted(reported | in_bucket):
+        here, there = in_bucket.get(key), reported.get(key)
+        verdict = "not listed" if there is None else "missing" if here is None else "ok" if here == there else "size differs"
+        rows.append({"key": key, "bytes": here, "reported": there, "verdict": verdict})
+    return rows
+
+
+def why_failed(job: Job, s3: Any, lines: int = 6) -> str:
+    """The end of a failed job's log, or what the missing log means."""
+    if job.logs is None:
+        return (
+            f"HyP3 could not write to {job.bucket} at all: no log, no files. Is the bucket policy in place, does the"
+            " bucket exist, is it encrypted with a KMS key, or was an untagged file under the job's prefix?"
+        )
+    key = f"{job.bucket_prefix}/{job.job_id}.log"
+    body = s3.get_object(Bucket=job.bucket, Key=key)["Body"].read().decode(errors="replace")
+    return "\n".join(body.splitlines()[-lines:])
+
+
+def clean_up(state: RunState, s3: Any, owner: str) -> dict[str, int]:
+    """Withdraw exactly the policy statements that the run added, and delete exactly the objects its jobs wrote.
+
+    Can be repeated, also after being killed half-way. The bucket itself stays.
+
+    Returns
+    -------
+    How many ``statements`` and ``objects`` the run had added.
+    """
+    state.save(cleaning=True)
+    policy = state.get("policy")
+    if policy:
+        bucket = policy["bucket"]
+        left = objectstore.without(objectstore.read_policy(s3, bucket, owner), policy["added"], policy["before"])
+        if left:
+            s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(left), ExpectedBucketOwner=owner)
+        else:
+            s3.delete_bucket_policy(Bucket=bucket, ExpectedBucketOwner=owner)
+    written = state.get("written", {})
+    for bucket, keys in written.items():
+        objectstore.delete(s3, bucket, keys)
+    state.save(cleaned=True)
+    return {"statements": len(policy["added"]) if policy else 0, "objects": sum(map(len, written.values()))}
+
+
+def remember_written(state: RunState, bucket: str, keys: list[str]) -> None:
+    """Add ``keys`` to what :func:`clean_up` will delete."""
+    written = state.get("written", {})
+    state.save(written=written | {bucket: sorted({*written.get(bucket, []), *keys})})

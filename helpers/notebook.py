@@ -1,0 +1,239 @@
+"""What only makes sense inside a notebook: setting up, showing things so that they also read on paper, recording."""
+
+import io
+import sys
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from IPython import get_ipython
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
+from rasterio.enums import Resampling
+from rasterio.features import shapes
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_geom
+
+from . import settings as settings_room
+from .errors import NotConfigured, Rejected, bullets
+from .parameters import declared
+from .settings import Settings
+from .waiting import Change
+
+RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
+#: Colour-blind safe (Okabe and Ito), and told apart by the text beside them.
+STATE_COLOURS = {"PENDING": "#999999", "RUNNING": "#56B4E9", "SUCCEEDED": "#009E73", "FAILED": "#D55E00"}
+
+
+def setup(*needs: str, problems: Iterable[str] = ()) -> Settings:
+    """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
+
+    Parameters
+    ----------
+    needs:
+        Services whose credentials a live run must have: "earthdata", "aws".
+    problems:
+        What the recipe itself finds wrong with the parameters; reported together with the rest.
+
+    Raises
+    ------
+    Rejected
+        Parameters do not fit: all problems at once.
+    NotConfigured
+        Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
+    """
+    values, faults = _parameters()
+    faults += problems
+    try:
+        settings = settings_room.load()
+        settings.require(*needs)
+    except NotConfigured as error:
+        raise (NotConfigured("\n".join([str(error), *bullets(faults)])) if faults else error) from None
+    if faults:
+        raise Rejected.because("The parameters do not fit, nothing was sent", faults)
+    display(HTML(f"<p>{escape(_backend(settings))}</p>"))
+    show_table([{"parameter": name, "value": value} for name, value in values.items()])
+    return settings
+
+
+def _backend(settings: Settings) -> str:
+    if settings.backend == "live":
+        return f"Talking to the LIVE service at {settings.hyp3_api_url}"
+    if settings_room.in_process_sandbox():
+        return "Talking to the SANDBOX inside this notebook: no account needed, and it is gone when the kernel stops."
+    return f"Talking to the SANDBOX at {settings.sandbox_url}: no account needed; it survives a restart of the kernel."
+
+
+def _parameters() -> tuple[dict[str, Any], list[str]]:
+    """The values of the notebook's parameters, and what is wrong with their types."""
+    shell = get_ipython()
+    if shell is None:  # the notebook as a plain script: values cannot come from outside
+        main = sys.modules["__main__"]
+        return {name: vars(main)[name] for name in getattr(main, "__annotations__", {})}, []
+    # The cell that declares typed names is the parameters cell; papermill's own cell only assigns.
+    types = next((known for source in shell.user_ns["In"] if (known := _declared(source))), {})
+    values = {name: shell.user_ns[name] for name in types}
+    faults = []
+    for name, parameter in types.items():
+        try:
+            parameter.check(values[name])
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    return values, faults
+
+
+def _declared(source: str) -> dict:
+    """Parameters of a cell that consists of nothing but typed assignments; empty for any other cell."""
+    try:
+        lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        known = declared(source)
+    except (SyntaxError, ValueError):
+        return {}
+    return known if known and lines and ": " in lines[0].split("=")[0] else {}
+
+
+def record(name: str, value: Any) -> None:
+    """Publish a result under a name: tests and batch runs read it back from the executed notebook.
+
+    ``value`` is anything that JSON can carry; never a secret.
+    """
+    display({RESULT_MIMETYPE: {"name": name, "value": value}, "text/plain": f"{name} = {value}"}, raw=True)
+
+
+def show_table(rows: list[dict], empty: str = "nothing") -> None:
+    """Show rows of the same keys as a table; ``empty`` when there are none."""
+    if not rows:
+        display(HTML(f"<p>{escape(empty)}</p>"))
+        return
+    head = "".join(f"<th style='text-align:left'>{escape(str(key))}</th>" for key in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{escape(_text(v))}</td>" for v in row.values()) + "</tr>"
+        for row in rows
+    )
+    plain = "\n".join("  ".join(f"{k}: {_text(v)}" for k, v in row.items()) for row in rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    display({"text/html": table, "text/plain": plain}, raw=True)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_statements(policy: dict | None, marked: list[dict] = ()) -> None:
+    """Show a bucket policy, one row a statement; those in ``marked`` are called new."""
+    rows = [
+        {
+            "": "new" if statement in marked else "",
+            "statement": statement.get("Sid"),
+            "effect": statement["Effect"],
+            "who": _who(statement.get("Principal")),
+            "may": statement.get("Action"),
+            "on": statement.get("Resource"),
+        }
+        for statement in (policy or {}).get("Statement", [])
+    ]
+    show_table(rows, "The bucket has no policy.")
+
+
+def _who(principal: Any) -> str:
+    if isinstance(principal, dict):
+        return ", ".join(f"{kind} {_text(names)}" for kind, names in principal.items())
+    return "everybody" if principal == "*" else str(principal)
+
+
+def show_timeline(changes: list[Change]) -> None:
+    """Show how long each item stayed in each state, as seen from here."""
+    if len({change.item for change in changes}) == len(changes):
+        display(HTML("<p>No job changed its state while we looked.</p>"))
+        return
+    items = list(dict.fromkeys(change.item for change in changes))
+    start, end = changes[0].time, changes[-1].time
+    figure = Figure(figsize=(8, 0.6 + 0.45 * len(items)), layout="constrained")
+    axes = figure.subplots()
+    for row, item in enumerate(items):
+        own = [change for change in changes if change.item == item]
+        for change, following in zip(own, [*own[1:], None], strict=True):
+            begin = (change.time - start).total_seconds()
+            width = ((following.time if following else end) - change.time).total_seconds()
+            colour = STATE_COLOURS.get(change.state, "#CC79A7")
+            axes.barh(row, max(width, 0.01), left=begin, color=colour, height=0.55)
+            axes.text(begin, row - 0.42, f" {change.state.lower()}", va="center", fontsize=7)
+    axes.set(yticks=range(len(items)), yticklabels=items, xlabel="seconds since the first look")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(f"{c.item} {c.state.lower()} at {(c.time - start).total_seconds():.0f} s" for c in changes)
+    show_figure(figure, f"Timeline of the jobs: {told}")
+
+
+def show_map(rasters: dict[str, Path], title: str = "") -> None:
+    """Show single-band rasters on one map in longitude and latitude, each with the outline of its data.
+
+    Parameters
+    ----------
+    rasters:
+        GeoTIFF files in any projection, by the label to print beside them. NoData is transparent.
+    """
+    layers = [(label, *_geographic(path)) for label, path in rasters.items()]
+    low, high = min(v.min() for _, v, *_ in layers), max(v.max() for _, v, *_ in layers)
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for label, values, box, outline in layers:
+        extent = (box.left, box.right, box.bottom, box.top)
+        image = axes.imshow(values, extent=extent, cmap="viridis", vmin=low, vmax=high)
+        axes.plot(*zip(*outline, strict=True), color="black", linewidth=1)
+        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        axes.text(x, y, label, fontsize=8, ha="center", bbox={"facecolor": "white", "alpha": 0.8, "lw": 0})
+    boxes = [box for *_, box, _ in layers]
+    margin = 0.1
+    axes.set_xlim(min(b.left for b in boxes) - margin, max(b.right for b in boxes) + margin)
+    axes.set_ylim(min(b.bottom for b in boxes) - margin, max(b.top for b in boxes) + margin)
+    axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", title=title)
+    axes.grid(linewidth=0.3)
+    figure.colorbar(image, ax=axes, shrink=0.7)
+    west, east, south, north = (*axes.get_xlim(), *axes.get_ylim())
+    corners = f"from {west:.1f} to {east:.1f} degrees east, {south:.1f} to {north:.1f} degrees north"
+    show_figure(figure, f"Map of {', '.join(rasters)}, {corners}")
+
+
+def _geographic(path: Path) -> tuple[Any, Any, list]:
+    """Values, bounds and outline of a raster in longitude and latitude."""
+    with (
+        rasterio.open(path) as source,
+        WarpedVRT(source, crs="EPSG:4326", resampling=Resampling.bilinear) as geographic,
+    ):
+        shape = _fitting(geographic.height, geographic.width)
+        values = geographic.read(1, out_shape=shape, masked=True)
+        return values, geographic.bounds, _outline(source)
+
+
+def _fitting(height: int, width: int, longest: int = 900) -> tuple[int, int]:
+    scale = max(height, width, longest) / longest
+    return round(height / scale), round(width / scale)
+
+
+def _outline(source: Any) -> list[tuple[float, float]]:
+    """The largest outline of valid data, in longitude and latitude."""
+    height, width = _fitting(source.height, source.width, 200)
+    mask = source.read_masks(1, out_shape=(height, width))
+    transform = source.transform * source.transform.scale(source.width / width, source.height / height)
+    areas = [area for area, value in shapes(mask, mask=mask > 0, transform=transform)]
+    largest = max(areas, key=lambda area: len(area["coordinates"][0]))
+    return transform_geom(source.crs, "EPSG:4326", largest)["coordinates"][0]
+
+
+def show_figure(figure: Figure, alt: str) -> None:
+    """Show a matplotlib figure as a picture with a text for those who cannot see it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    show_image(buffer.getvalue(), alt)
+
+
+def show_image(png: bytes, alt: str, width: int | None = None) -> None:
+    """Show a PNG (``width`` in pixels, its own by default) with a text for those who cannot see it."""
+    display(Image(data=png, format="png", alt=alt, width=width))

@@ -1,0 +1,184 @@
+"""S3: clients from the settings, bucket policies changed without destroying what is there, listing, deleting."""
+
+import json
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from .errors import Rejected
+from .settings import Settings
+
+#: Characters of a bucket policy at most (Amazon S3 quota: 20 KB).
+POLICY_LIMIT = 20 * 1024
+
+
+def session(settings: Settings) -> boto3.Session:
+    """A boto3 session: keys if they are set, else the profile, else boto3's default chain."""
+    if settings.aws_access_key_id and settings.aws_secret_access_key:
+        token = settings.aws_session_token
+        return boto3.Session(
+            aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
+            aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+            aws_session_token=token.get_secret_value() if token else None,
+            region_name=settings.aws_region,
+        )
+    return boto3.Session(profile_name=settings.aws_profile, region_name=settings.aws_region)
+
+
+def client(service: str, settings: Settings) -> Any:
+    """A boto3 client ("s3", "sts", ...) with endpoint, time-outs and retries that suit unattended runs."""
+    return session(settings).client(
+        service,
+        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
+        config=Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}),
+    )
+
+
+def read_policy(s3: Any, bucket: str, owner: str) -> dict | None:
+    """The bucket's policy, or ``None`` when it has none.
+
+    Raises
+    ------
+    Rejected
+        The bucket does not exist or does not belong to the account ``owner``.
+    """
+    try:
+        return json.loads(s3.get_bucket_policy(Bucket=bucket, ExpectedBucketOwner=owner)["Policy"])
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchBucketPolicy":
+            return None
+        raise _explained(error, bucket, owner) from None
+
+
+def ensure_bucket(s3: Any, bucket: str, owner: str, create: bool) -> bool:
+    """Make sure that ``bucket`` exists and is ours; say whether it was created now.
+
+    Raises
+    ------
+    Rejected
+        It belongs to another account than ``owner``, or does not exist and ``create`` is off.
+    """
+    try:
+        s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
+        return False
+    except ClientError as error:
+        missing = error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+        if not (missing and create):
+            raise _explained(error, bucket, owner) from None
+    region = s3.meta.region_name
+    # us-east-1 is the one region that must not be named.
+    options = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    s3.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerEnforced", **options)
+    return True
+
+
+def block_public_access(s3: Any, bucket: str, owner: str) -> None:
+    """Make sure that no policy and no access list can ever open ``bucket`` to the public."""
+    wanted = dict.fromkeys(
+        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+    )
+    try:
+        answer = s3.get_public_access_block(Bucket=bucket, ExpectedBucketOwner=owner)
+        if answer["PublicAccessBlockConfiguration"] == wanted:
+            return
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchPublicAccessBlockConfiguration":
+            raise
+    s3.put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration=wanted, ExpectedBucketOwner=owner
+    )
+
+
+def _explained(error: ClientError, bucket: str, owner: str) -> Exception:
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    if status == 404:
+        return Rejected(f"Bucket {bucket} does not exist. Create it, or set create_bucket = True.")
+    if status == 403:
+        return Rejected(
+            f"Bucket {bucket} refuses you: it belongs to another account than yours ({owner}), or your credentials"
+            " lack the right. Choose another name, or ask the bucket's owner."
+        )
+    if status == 301:
+        return Rejected(f"Bucket {bucket} is in another region than {error.response['Error'].get('Region', 'yours')}.")
+    return error
+
+
+def merged(policy: dict | None, wanted: list[dict]) -> dict:
+    """``policy`` with the statements ``wanted`` in it, matched by `Sid`; everything else stays as it is.
+
+    A statement whose `Sid` is there already takes its place; merging twice changes nothing more.
+
+    Raises
+    ------
+    Rejected
+        A statement has no `Sid`, or the result is larger than S3 accepts.
+    """
+    if not all(s.get("Sid") for s in wanted):
+        raise Rejected("Each statement needs a Sid: without one it could not be found again, or withdrawn.")
+    result = json.loads(json.dumps(policy)) if policy else {"Version": "2012-10-17", "Statement": []}
+    kept = statements(result)
+    for new in wanted:
+        places = [i for i, old in enumerate(kept) if old.get("Sid") == new["Sid"]]
+        if places:
+            kept[places[0]] = new
+        else:
+            kept.append(new)
+    result["Statement"] = kept
+    if (size := len(json.dumps(result))) > POLICY_LIMIT:
+        raise Rejected(f"The bucket policy would have {size} characters; S3 takes {POLICY_LIMIT}. Remove statements first.")
+    return result
+
+
+def without(policy: dict | None, added: list[dict], before: dict | None) -> dict | None:
+    """``policy`` as it would be had ``added`` never been merged into ``before``; ``None`` when nothing is left.
+
+    Only statements that are still exactly as we added them go (or become again what they replaced): one that somebody
+    changed since is theirs.
+    """
+    if policy is None:
+        return None
+    earlier = {s.get("Sid"): s for s in statements(before)}
+    kept = []
+    for statement in statements(policy):
+        if statement not in added:
+            kept.append(statement)
+        elif statement["Sid"] in earlier:
+            kept.append(earlier[statement["Sid"]])
+    return policy | {"Statement": kept} if kept else None
+
+
+def statements(policy: dict | None) -> list[dict]:
+    """The policy's statements; none of no policy."""
+    found = policy["Statement"] if policy else []
+    # S3 also stores a single statement without a list around it.
+    return found if isinstance(found, list) else [found]
+
+
+def scoped(statement: dict, prefix: str) -> dict:
+    """The statement for the objects under ``prefix`` only, instead of all objects of the bucket."""
+    return statement | {"Resource": statement["Resource"].removesuffix("/*") + f"/{prefix.strip('/')}/*"}
+
+
+def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
+    """Size in bytes of every object under ``prefix``, by key, however many there are."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return {o["Key"]: o["Size"] for page in pages for o in page.get("Contents", [])}
+
+
+def delete(s3: Any, bucket: str, keys: list[str]) -> None:
+    """Delete exactly ``keys``.
+
+    Raises
+    ------
+    Rejected
+        S3 kept some of them; the message names each with the reason.
+    """
+    failed = []
+    for start in range(0, len(keys), 1000):  # DeleteObjects takes 1,000 keys
+        batch = [{"Key": key} for key in keys[start : start + 1000]]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+        failed += [f"{e['Key']}: {e['Code']}" for e in answer.get("Errors", [])]
+    if failed:
+        raise Rejected.because(f"S3 did not delete everything from {bucket}", failed)

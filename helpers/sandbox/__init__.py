@@ -1,0 +1,263 @@
+"""The offline services: S3 and the stand-ins for the remote systems, started together.
+
+Either inside the caller's process (:func:`start`: free ports, gone with the process), or once for several kernels
+(``python -m helpers sandbox``). What a client needs to use one is in :attr:`Sandbox.environment`.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import uuid4
+
+import boto3
+from botocore.config import Config
+from flask import Flask, jsonify, request
+from moto.moto_server.werkzeug_app import MotoRequestHandler
+from werkzeug.serving import make_server
+
+from . import s3
+from .clock import Clock
+from .faults import Traffic
+from .hyp3 import HyP3
+from .hyp3_processing import Publisher
+from .products import hyp3_products
+
+REGION = "us-west-2"
+#: Days that products stay in the content bucket, as in the service.
+CONTENT_DAYS = 14
+#: Access key ids of HyP3's roles, for the guard in front of S3.
+ROLES = ("compute", "upload-log", "get-files")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Which HyP3 the sandbox plays."""
+
+    job_types: str = "sandbox"  #: "sandbox" (all) or "edc" (the public API's)
+    account_id: str = "444455556666"  #: HyP3's AWS account: any twelve digits that are not the user's
+    content_bucket: str = "hyp3-sandbox-contentbucket"
+    #: URL that serves the content bucket, and URL of an object in a user's bucket; None: the sandbox's S3
+    distribution_url: str | None = None
+    bucket_url: str | None = None
+    pending: float = 1.0  #: seconds that a job is PENDING ...
+    running: float = 2.0  #: ... and RUNNING
+    make_products: Callable[[dict], list] = hyp3_products
+
+
+class _Handler(MotoRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open: half the time of a request is opening one
+
+    def log(self, *_: Any) -> None:
+        """Requests are in `Traffic`; a line for each in the notebook would bury what it shows."""
+
+
+class Sandbox:
+    """All services of one sandbox. Use :meth:`start`; or as a context manager.
+
+    Parameters
+    ----------
+    host:
+        Address to listen on. Keep to the loopback: the services know no real secrets but check none either.
+    ports:
+        Fixed ports by service ("control", "s3", "hyp3"); a free one where none is given.
+    clock:
+        A clock to share with a test; real time by default.
+    deployment:
+        Which HyP3 to play.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        ports: dict[str, int] | None = None,
+        clock: Clock | None = None,
+        deployment: Deployment = Deployment(),
+    ):
+        self.host, self._ports = host, ports or {}
+        self.clock = clock or Clock()
+        self.traffic = Traffic()
+        self.deployment = deployment
+        self._servers: dict[str, Any] = {}
+        self.hyp3: HyP3
+
+    def start(self) -> Self:
+        """Start every service; ready for requests when this returns.
+
+        Raises
+        ------
+        OSError
+            A fixed port is taken.
+        """
+        try:
+            account = self.deployment.account_id
+            identities = {f"hyp3-{role}": f"arn:aws:iam::{account}:role/hyp3-{role}" for role in ROLES}
+            self._serve("s3", s3.make_app(identities | {"s3-itself": s3.S3_ITSELF}))
+            self._fill()
+            self._serve("hyp3", lambda *args: self.hyp3.app(*args))
+            self._serve("control", _control(self), watched=False)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _serve(self, name: str, app: Any, watched: bool = True) -> None:
+        app = self.traffic.in_front_of(app, name) if watched else app
+        server = make_server(self.host, self._ports.get(name, 0), app, threaded=True, request_handler=_Handler)
+        server.daemon_threads = True
+        threading.Thread(
+            target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True
+        ).start()
+        self._servers[name] = server
+
+    def _fill(self) -> None:
+        """The initial state: HyP3's content bucket, no jobs, a user with credits."""
+        self.id = uuid4().hex[:12]  # a new world: nobody's notes about the old one apply
+        plays, s3_url = self.deployment, self.url("s3")
+        s3.create_bucket(plays.content_bucket, plays.account_id, REGION)
+        s3_itself = self._s3_client("s3-itself")
+        _open_for_reading(s3_itself, plays.content_bucket)
+        publisher = Publisher(
+            {"s3-itself": s3_itself} | {role: self._s3_client(f"hyp3-{role}") for role in ROLES},
+            account_id=plays.account_id,
+            content_bucket=plays.content_bucket,
+            distribution_url=plays.distribution_url or f"{s3_url}/{plays.content_bucket}/",
+            bucket_url=plays.bucket_url or f"{s3_url}/{{bucket}}/{{key}}",
+        )
+        self.hyp3 = HyP3(
+            publisher,
+            self.clock,
+            job_types=plays.job_types,
+            make_products=plays.make_products,
+            pending=plays.pending,
+            running=plays.running,
+        )
+        self.hyp3.processor.keep_running()
+
+    def _s3_client(self, access_key: str) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url("s3"),
+            region_name=REGION,
+            aws_access_key_id=access_key,
+            aws_secret_access_key="sandbox",
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+
+    def url(self, service: str) -> str:
+        """Base URL of a service, without a "/" at the end."""
+        return f"http://{self.host}:{self._servers[service].port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Settings that point a client at this sandbox, by their names in ``.env_tutorial``; and ``id``."""
+        return {
+            "id": self.id,
+            "RECIPES_SANDBOX_URL": self.url("control"),
+            "HYP3_API_URL": self.url("hyp3"),
+            "EARTHDATA_TOKEN": self.hyp3.token("sandbox-user"),
+            "AWS_ENDPOINT_URL": self.url("s3"),
+            "AWS_ACCESS_KEY_ID": "sandbox-user",
+            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_REGION": REGION,
+            "HYP3_SETTLE_SECONDS": "1",  # there is no gateway between us
+        }
+
+    def reset(self) -> None:
+        """Back to the initial state: no user buckets, no jobs, no faults, an empty request log."""
+        self.hyp3.processor.stop()
+        s3.reset()
+        self.traffic.heal()
+        self.traffic.requests.clear()
+        self._fill()
+
+    def stop(self) -> None:
+        """Stop listening and forget everything. Safe to call twice."""
+        if hasattr(self, "hyp3"):
+            self.hyp3.processor.stop()
+        for server in self._servers.values():
+            server.shutdown()
+            server.server_close()
+        self._servers.clear()
+        s3.reset()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _open_for_reading(client: Any, bucket: str) -> None:
+    """The content bucket's own rules: anybody may read, and products go after two weeks."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject", "s3:GetObjectTagging", "s3:ListBucket"],
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    rule = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": CONTENT_DAYS}}
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+
+
+_running: Sandbox | None = None
+
+
+def start() -> Sandbox:
+    """The sandbox of this process, started on the first call; it ends with the process."""
+    global _running
+    if _running is None:
+        _running = Sandbox().start()
+    return _running
+
+
+def _control(sandbox: Sandbox) -> Flask:
+    """The endpoint that tests, exercises and other kernels talk to."""
+    app = Flask("control")
+
+    @app.get("/")
+    def about() -> Any:
+        services = {name: sandbox.url(name) for name in ("s3", "hyp3", "control")}
+        return jsonify({"name": "eo-cloud-recipes sandbox", "pid": os.getpid(), "services": services})
+
+    @app.get("/environment")
+    def environment() -> Any:
+        return jsonify(sandbox.environment)
+
+    @app.post("/token")
+    def token() -> Any:
+        wanted = request.get_json()
+        return jsonify({"token": sandbox.hyp3.token(wanted["user_id"], wanted.get("expires_in", 86_400))})
+
+    @app.get("/requests")
+    def requests_received() -> Any:
+        return jsonify(sandbox.traffic.as_dicts())
+
+    @app.post("/faults")
+    def fail() -> Any:
+        try:
+            fault = sandbox.traffic.fail(**request.get_json())
+        except (TypeError, ValueError) as error:
+            return jsonify({"detail": str(error)}), 400
+        return jsonify(vars(fault))
+
+    @app.delete("/faults")
+    def heal() -> Any:
+        sandbox.traffic.heal()
+        return jsonify({})
+
+    @app.post("/clock")
+    def advance() -> Any:
+        now = sandbox.clock.advance(request.get_json()["advance"])
+        sandbox.hyp3.processor.run_due()
+        return jsonify({"now": now.isoformat()})
+
+    @app.post("/reset")
+    def reset() -> Any:
+        sandbox.reset()
+        return jsonify({})
+
+    return app

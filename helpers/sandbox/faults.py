@@ -1,0 +1,167 @@
+"""Faults on demand and a log of the requests received, as a layer in front of any stand-in service.
+
+The faults are what a remote service does to its clients on a bad day. A test or an exercise asks for one with
+:meth:`Traffic.fail` (over the control endpoint: ``POST /faults``); it strikes the next matching requests, and is
+then used up.
+"""
+
+import json
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from threading import Lock
+from typing import Any
+
+#: Answers by name of the fault: status, content type, body, headers. Shapes as the real services send them.
+ANSWERS: dict[str, tuple[int, str, str, dict[str, str]]] = {
+    "expired-token": (401, "application/problem+json", "Invalid authorization token provided: Signature has expired", {}),
+    "forbidden": (403, "application/problem+json", "You do not have permission to use this service.", {}),
+    "too-many-requests": (429, "application/problem+json", "Too many requests.", {"Retry-After": "1"}),
+    "error": (500, "text/html", "<!doctype html><title>500 Internal Server Error</title>", {}),
+    "bad-gateway": (502, "text/html", "<!doctype html><title>502 Bad Gateway</title>", {}),
+    "unavailable": (503, "application/json", "HyP3 is currently unavailable. Please try again later.", {}),
+}  # fmt: skip
+
+#: Faults that are no answers: the service answers late, hangs up before it acts, or acts and then hangs up.
+BEHAVIOURS = ("slow", "dropped", "lost-answer")
+
+REASONS = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
+
+
+@dataclass
+class Fault:
+    """One fault: what happens (``kind``), to which requests, and how many times."""
+
+    kind: str
+    service: str = ""  #: name of the stand-in, "" for any
+    method: str = ""  #: HTTP method, "" for any
+    path: str = ""  #: regular expression searched in the path, "" for any
+    times: int = 1  #: how many requests it strikes
+    skip: int = 0  #: how many matching requests it lets pass first
+    seconds: float = 1.0  #: how late a "slow" answer is; Retry-After of "too-many-requests"
+
+    def __post_init__(self) -> None:
+        known = (*ANSWERS, *BEHAVIOURS)
+        if self.kind not in known:
+            raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(known)}")
+
+    def strikes(self, service: str, method: str, path: str) -> bool:
+        return (
+            self.times > 0
+            and self.service in ("", service)
+            and self.method.upper() in ("", method)
+            and re.search(self.path, path) is not None
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as received. No headers: they carry credentials."""
+
+    service: str
+    method: str
+    path: str
+    query: str
+    status: int  #: 0 when the connection was dropped without an answer
+
+
+@dataclass
+class Traffic:
+    """Records requests and injects faults; shared by every service of one sandbox."""
+
+    faults: list[Fault] = field(default_factory=list)
+    requests: deque[Request] = field(default_factory=lambda: deque(maxlen=20_000))
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def fail(self, kind: str, **where: Any) -> Fault:
+        """Arrange a fault (see :class:`Fault` for the fields) and return it."""
+        fault = Fault(kind, **where)
+        with self._lock:
+            self.faults.append(fault)
+        return fault
+
+    def heal(self) -> None:
+        """Forget every fault not yet struck."""
+        with self._lock:
+            self.faults.clear()
+
+    def received(self, service: str = "", method: str = "", path: str = "") -> list[Request]:
+        """The requests so far, oldest first, that match (``path`` is a regular expression)."""
+        return [
+            r
+            for r in list(self.requests)
+            if service in ("", r.service) and method.upper() in ("", r.method) and re.search(path, r.path)
+        ]
+
+    def as_dicts(self) -> list[dict]:
+        return [asdict(r) for r in list(self.requests)]
+
+    def _take(self, service: str, method: str, path: str) -> Fault | None:
+        with self._lock:
+            for fault in self.faults:
+                if not fault.strikes(service, method, path):
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                else:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def in_front_of(self, app: Callable, service: str) -> Callable:
+        """Wrap the WSGI application ``app``; ``service`` names it in faults and in the log."""
+
+        def layer(environ: dict, start_response: Callable) -> Iterable[bytes]:
+            method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+            seen = {"status": 0}
+
+            def remember(status: str, headers: list, exc_info: Any = None) -> Any:
+                seen["status"] = int(status.split()[0])
+                return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+            fault = self._take(service, method, path)
+            try:
+                if fault is None:
+                    return app(environ, remember)
+                return self._strike(fault, app, environ, remember, seen)
+            finally:
+                self.requests.append(
+                    Request(service, method, path, environ.get("QUERY_STRING", ""), seen["status"])
+                )
+
+        return layer
+
+    def _strike(
+        self, fault: Fault, app: Callable, environ: dict, start_response: Callable, seen: dict
+    ) -> Iterable[bytes]:
+        if fault.kind == "slow":
+            time.sleep(fault.seconds)
+            return app(environ, start_response)
+        if fault.kind == "lost-answer":
+            # Run the request for real, then hang up: the client cannot know that it worked.
+            b"".join(app(environ, lambda *_: lambda _: None))
+        if fault.kind in ("dropped", "lost-answer"):
+            seen["status"] = 0
+            _hang_up(environ)
+            return []
+        status, content_type, body, headers = ANSWERS[fault.kind]
+        if fault.kind == "too-many-requests":
+            headers = {"Retry-After": f"{fault.seconds:g}"}
+        if "json" in content_type:
+            body = json.dumps(
+                {"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"}
+            )
+        start_response(
+            f"{status} {REASONS.get(status, 'Error')}",
+            [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers.items()],
+        )
+        return [body.encode()]
+
+
+def _hang_up(environ: dict) -> None:
+    connection = environ["werkzeug.socket"]
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

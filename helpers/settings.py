@@ -1,0 +1,434 @@
+"""Every setting of the recipes, read once: the only place that looks at the process environment.
+
+Order: process environment, then one ``.env_tutorial`` file, then the defaults below. With the backend "sandbox" the
+endpoints and credentials are those of the offline services, whatever the rest says.
+"""
+
+import json
+import netrc
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import requests
+from pydantic import AliasChoices, BaseModel, Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import NotConfigured, bullets
+
+PROJECT = Path(__file__).resolve().parent.parent
+ENV_FILE = ".env_tutorial"
+EARTHDATA_HOST = "urs.earthdata.nasa.gov"
+#: What a user who copied an example file without filling it in has as a credential.
+PLACEHOLDERS = ("your-", "your_", "<", "xxx", "changeme", "replace")
+
+#: Headings of the example file.
+ALL, AWS, HYP3, DESTINE = (
+    "All recipes",
+    "Amazon S3 (recipes 1, 3, 5)",
+    "HyP3 (recipes 1 and 3)",
+    "DestinE Hook (recipe 2; files of the published tutorial work unchanged)",
+)
+
+Url = Annotated[HttpUrl, "an http(s) URL"]
+
+
+class Explained(BaseModel):
+    """What the example file and the error messages say about one setting."""
+
+    recipe: str  #: heading under which the example file lists it
+    text: str  #: what it is
+    get: str = ""  #: where to get it
+
+
+def _setting(name: str, default: Any, recipe: str, text: str, *, get: str = "", also: tuple[str, ...] = ()) -> Any:
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(name, *also),
+        description=text,
+        json_schema_extra=Explained(recipe=recipe, text=text, get=get).model_dump(),
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, validated and frozen. Get one with :func:`load`; secrets are masked in its ``repr``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, case_sensitive=True
+    )
+
+    backend: Literal["sandbox", "live"] = _setting(
+        "RECIPES_BACKEND",
+        "sandbox",
+        ALL,
+        "sandbox: everything offline, no account needed. live: the real services, with the credentials below.",
+    )
+    sandbox_url: Url | None = _setting(
+        "RECIPES_SANDBOX_URL",
+        None,
+        ALL,
+        "Use a sandbox that somebody else started; empty: the one running on this machine, or a new one.",
+        get="printed by `python -m helpers sandbox`",
+    )
+    state_dir: Path = _setting(
+        "RECIPES_STATE_DIR",
+        PROJECT / ".state",
+        ALL,
+        "Where runs remember what they submitted, so that running again does nothing twice.",
+    )
+    output_dir: Path = _setting(
+        "RECIPES_OUTPUT_DIR", PROJECT / "outputs", ALL, "Where downloads and reports go."
+    )
+    aws_profile: str | None = _setting(
+        "AWS_PROFILE",
+        None,
+        AWS,
+        "Profile of ~/.aws/config to use. Without profile and keys: boto3's default chain (SSO, roles, ...).",
+    )
+    aws_access_key_id: SecretStr | None = _setting(
+        "AWS_ACCESS_KEY_ID", None, AWS, "Access key, if you use no profile.", get="AWS console > IAM"
+    )
+    aws_secret_access_key: SecretStr | None = _setting(
+        "AWS_SECRET_ACCESS_KEY", None, AWS, "The key's secret.", get="AWS console > IAM"
+    )
+    aws_session_token: SecretStr | None = _setting(
+        "AWS_SESSION_TOKEN", None, AWS, "Session token of temporary keys."
+    )
+    aws_region: str = _setting(
+        "AWS_REGION",
+        "us-west-2",
+        AWS,
+        "Region of your bucket. HyP3 works in us-west-2: the same region saves time and transfer cost.",
+        also=("AWS_DEFAULT_REGION",),
+    )
+    aws_endpoint_url: Url | None = _setting(
+        "AWS_ENDPOINT_URL", None, AWS, "Another S3 than Amazon's."
+    )
+    earthdata_token: SecretStr | None = _setting(
+        "EARTHDATA_TOKEN",
+        None,
+        HYP3,
+        f"NASA Earthdata Login token; or have a line for {EARTHDATA_HOST} in your .netrc.",
+        get=f"https://{EARTHDATA_HOST} > Generate Token",
+    )
+    hyp3_api_url: Url = _setting(
+        "HYP3_API_URL",
+        "https://hyp3-api.asf.alaska.edu",
+        HYP3,
+        "The HyP3 deployment to talk to.",
+    )
+    hyp3_settle_seconds: float = _setting(
+        "HYP3_SETTLE_SECONDS",
+        30.0,
+        HYP3,
+        "After a submission whose answer was lost: how long to look for its jobs before submitting again."
+        " The API gateway gives up on a request after 29 s, so nothing can appear later.",
+    )
+
+    desp_username: str | None = _setting(
+        "DESP_USERNAME", None, DESTINE, "User name of your DestinE account.", get="https://platform.destine.eu"
+    )
+    desp_password: SecretStr | None = _setting("DESP_PASSWORD", None, DESTINE, "Its password.")
+    hook_workflow: str = _setting("HOOK_WORKFLOW", "data-harvest", DESTINE, "The workflow to order.")
+    hook_order_name: str = _setting("HOOK_ORDER_NAME", "first-order", DESTINE, "A name of your own for the order.")
+    hook_collection_id: str = _setting(
+        "HOOK_COLLECTION_ID", "EO.ESA.DAT.SENTINEL-2.MSI.L1C", DESTINE, "Collection of the products."
+    )
+    hook_data_id: str = _setting(
+        "HOOK_DATA_ID",
+        "S2A_MSIL1C_20230910T050701_N0509_R019_T47VLH_20230910T074321.SAFE",
+        DESTINE,
+        "Products to order, separated by commas.",
+    )
+    hook_source_type: Literal["DESP", "EXTERNAL"] | None = _setting(
+        "HOOK_SOURCE_TYPE", "DESP", DESTINE, "DESP, EXTERNAL, or empty for a custom hook."
+    )
+    hook_is_private_storage: bool = _setting(
+        "HOOK_IS_PRIVATE_STORAGE", False, DESTINE, "True: into your own bucket. False: temporary storage, two weeks."
+    )
+    hook_output_bucket: str | None = _setting("HOOK_OUTPUT_BUCKET", None, DESTINE, "Your bucket, if private.")
+    hook_output_storage_access_key: SecretStr | None = _setting(
+        "HOOK_OUTPUT_STORAGE_ACCESS_KEY", None, DESTINE, "Access key of that bucket."
+    )
+    hook_output_storage_secret_key: SecretStr | None = _setting(
+        "HOOK_OUTPUT_STORAGE_SECRET_KEY", None, DESTINE, "Secret key of that bucket."
+    )
+    hook_external_username: str | None = _setting(
+        "HOOK_EXTERNAL_USERNAME", None, DESTINE, "User name at an external catalogue (source type EXTERNAL)."
+    )
+    hook_external_password: SecretStr | None = _setting(
+        "HOOK_EXTERNAL_PASSWORD", None, DESTINE, "Password at the external catalogue."
+    )
+    hook_external_token_url: Url | None = _setting(
+        "HOOK_EXTERNAL_TOKEN_URL", None, DESTINE, "Token URL of the external catalogue."
+    )
+    hook_external_client_id: str | None = _setting(
+        "HOOK_EXTERNAL_CLIENT_ID", None, DESTINE, "Client id at the external catalogue."
+    )
+
+    @field_validator("state_dir", "output_dir")
+    @classmethod
+    def _from_the_project(cls, path: Path) -> Path:
+        """Relative paths start at the project, wherever the process runs."""
+        return PROJECT / path.expanduser()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return named["init_settings"], named["env_settings"], named["dotenv_settings"]
+
+    _sandbox_id: str = ""  #: every start and every reset of a sandbox is a world of its own
+
+    @property
+    def service_name(self) -> str:
+        """Which HyP3 this is, as a folder name: state of one service is never taken for another's."""
+        if self.backend == "live":
+            return urlsplit(str(self.hyp3_api_url)).hostname or "live"
+        return f"sandbox-{self._sandbox_id}"
+
+    def require(self, *services: Literal["earthdata", "aws"]) -> None:
+        """Make sure that the credentials for ``services`` are there, before the first request.
+
+        Raises
+        ------
+        NotConfigured
+            Naming every missing variable at once, and where to get it.
+        """
+        missing = [line for service in services for line in _missing(self, service)]
+        if missing:
+            raise NotConfigured(
+                "\n".join([f"The backend is live, but credentials are missing in {_where()}:", *bullets(missing)])
+            )
+
+
+def _missing(settings: Settings, service: str) -> list[str]:
+    if service == "earthdata":
+        if settings.earthdata_token or _netrc_has(EARTHDATA_HOST):
+            return []
+        return [_wanted("earthdata_token")]
+    if (settings.aws_access_key_id is None) != (settings.aws_secret_access_key is None):
+        return [_wanted("aws_secret_access_key" if settings.aws_access_key_id else "aws_access_key_id")]
+    from .objectstore import session  # boto3 only where it is needed
+
+    if session(settings).get_credentials() is None:
+        return [_wanted("aws_profile"), f"or {_wanted('aws_access_key_id')}", f"and {_wanted('aws_secret_access_key')}"]
+    return []
+
+
+def _wanted(field: str) -> str:
+    info = _explained(field)
+    return f"{names(field)[0]}: {info.text}" + (f" Get it: {info.get}" if info.get else "")
+
+
+def load(env_file: Path | None = None) -> Settings:
+    """Read and validate the settings; with the sandbox backend, find or start the sandbox.
+
+    Parameters
+    ----------
+    env_file:
+        The file to read instead of the one that :func:`find_env_file` finds.
+
+    Raises
+    ------
+    NotConfigured
+        With every problem at once: the name, what was found (secrets masked), what is accepted.
+    """
+    file = env_file or find_env_file()
+    settings = _read(file)
+    if settings.backend == "live":
+        return settings
+    environment = _sandbox_environment(settings)
+    sandbox_id = environment.pop("id")
+    _bypass_proxies(environment["RECIPES_SANDBOX_URL"])
+    settings = _read(file, environment)
+    settings._sandbox_id = sandbox_id
+    return settings
+
+
+def read(env_file: Path | None = None) -> Settings:
+    """Read and validate like :func:`load`, but neither look for a sandbox nor start one."""
+    return _read(env_file or find_env_file())
+
+
+def _read(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:
+    try:
+        settings = Settings(_env_file=file, **(overrides or {}))  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = [_problem(e, file) for e in error.errors()]
+    else:
+        problems = _placeholders(settings) if settings.backend == "live" else []
+        if not problems:
+            return settings
+    raise NotConfigured("\n".join([f"Settings are unusable, in the environment or in {_where(file)}:", *bullets(problems)]))
+
+
+def _problem(error: Any, file: Path | None) -> str:
+    name = str(error["loc"][0])
+    field = next((f for f in Settings.model_fields if name in (f, *names(f))), name)
+    found = "********" if _is_secret(field) else repr(_raw(name, file))
+    return f"{name}: found {found}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _raw(name: str, file: Path | None) -> str | None:
+    from dotenv import dotenv_values
+
+    return os.environ.get(name) or (dotenv_values(file).get(name) if file else None)
+
+
+def _placeholders(settings: Settings) -> list[str]:
+    return [
+        f"{names(field)[0]}: still the example's placeholder; {_wanted(field)}"
+        for field in Settings.model_fields
+        if _is_secret(field)
+        and (secret := getattr(settings, field))
+        and secret.get_secret_value().lower().startswith(PLACEHOLDERS)
+    ]
+
+
+def find_env_file() -> Path | None:
+    """The ``.env_tutorial`` in force: beside the notebook, else in ``notebooks/``, else at the top of the project.
+
+    The working directory does not matter: papermill runs in the caller's folder, JupyterLab in the notebook's.
+    """
+    folders = [PROJECT / "notebooks", PROJECT]
+    # JupyterLab tells the kernel its notebook's path; not every server does.
+    if (notebook := os.environ.get("JPY_SESSION_NAME")) and Path(notebook).parent.is_dir():
+        folders.insert(0, Path(notebook).resolve().parent)
+    return next((folder / ENV_FILE for folder in folders if (folder / ENV_FILE).is_file()), None)
+
+
+def _where(file: Path | None = None) -> str:
+    return str(file or find_env_file() or f"{PROJECT / ENV_FILE} (copy {ENV_FILE}.example to it)")
+
+
+def _sandbox_environment(settings: Settings) -> dict[str, str]:
+    """The settings that point at the sandbox: the one that is named, else the one running here, else a new one."""
+    if settings.sandbox_url:
+        url = str(settings.sandbox_url)
+        if (found := _ask(url)) is None:
+            raise NotConfigured(
+                f"No sandbox answers at {url} (RECIPES_SANDBOX_URL). Start one with `python -m helpers sandbox`,"
+                " or remove the setting to have one started inside the notebook."
+            )
+        return found
+    if (running := running_sandbox(settings.state_dir)) and (found := _ask(running["url"])):
+        return found
+    from .sandbox import start
+
+    return start().environment
+
+
+def _bypass_proxies(url: str) -> None:
+    """A proxy of the institute's cannot reach this machine's own services: let every HTTP client know."""
+    host = urlsplit(url).hostname or ""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [h for h in os.environ.get(name, "").split(",") if h]
+        if host not in hosts:
+            os.environ[name] = ",".join([*hosts, host])
+
+
+def running_sandbox(state_dir: Path) -> dict | None:
+    """The sandbox that `python -m helpers sandbox` runs (url, pid), if it still answers; ``None`` otherwise."""
+    try:
+        noted = json.loads((state_dir / "sandbox.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return noted if _ask(noted["url"]) else None
+
+
+def reset_sandbox(url: str) -> None:
+    """Bring the sandbox with this control URL back to its initial state."""
+    _session().post(f"{url.rstrip('/')}/reset", timeout=30).raise_for_status()
+
+
+def _ask(url: str) -> dict[str, str] | None:
+    try:
+        answer = _session().get(f"{url.rstrip('/')}/environment", timeout=5)
+        return answer.json() if answer.ok else None
+    except (requests.RequestException, ValueError):
+        return None
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # no proxy stands between us and the sandbox
+    return session
+
+
+def in_process_sandbox() -> bool:
+    """Whether this process runs a sandbox of its own, which ends with it."""
+    module = sys.modules.get("helpers.sandbox")
+    return module is not None and module._running is not None
+
+
+# --- what is known about the settings, for the example file, messages and redaction ---
+
+
+def names(field: str) -> list[str]:
+    """The environment variables of a field, the preferred one first."""
+    alias = Settings.model_fields[field].validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+def _explained(field: str) -> Explained:
+    return Explained.model_validate(Settings.model_fields[field].json_schema_extra)
+
+
+def _is_secret(field: str) -> bool:
+    return field in Settings.model_fields and "SecretStr" in str(Settings.model_fields[field].annotation)
+
+
+def example() -> str:
+    """The text of ``.env_tutorial.example``: every setting by recipe, with its default and where to get it."""
+    lines = [
+        f"# Copy this file to {ENV_FILE} and fill in what you need. Without it, everything runs in the sandbox.",
+        "# The process environment wins over this file. Never commit your copy.",
+    ]
+    recipe = None
+    for field, info in Settings.model_fields.items():
+        told = _explained(field)
+        if told.recipe != recipe:
+            recipe = told.recipe
+            lines += ["", f"# --- {recipe} ---"]
+        default = info.default
+        if isinstance(default, Path):
+            default = default.relative_to(PROJECT)
+        lines += ["", f"# {told.text}", *([f"# Get it: {told.get}"] if told.get else [])]
+        lines.append(f"{names(field)[0]}={'' if default is None else default}")
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def _netrc_entries() -> dict[str, str]:
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC") or None).hosts
+    except (OSError, netrc.NetrcParseError):
+        return {}
+    return {host: password for host, (_, _, password) in hosts.items() if password}
+
+
+def _netrc_has(host: str) -> bool:
+    return host in _netrc_entries()
+
+
+def secret_values() -> set[str]:
+    """Every credential this process could leak: of settings, ``.netrc`` and the AWS files. For redaction only."""
+    try:
+        settings = _read(find_env_file())
+    except NotConfigured:
+        settings = None
+    found = set(_netrc_entries().values())
+    for field in Settings.model_fields:
+        if _is_secret(field):
+            secret = getattr(settings, field, None)
+            found |= {secret.get_secret_value()} if secret else set()
+            found |= {os.environ[name] for name in names(field) if os.environ.get(name)}
+    import botocore.session
+
+    for profile in botocore.session.Session().full_config.get("profiles", {}).values():
+        found |= {profile[k] for k in ("aws_secret_access_key", "aws_session_token") if k in profile}
+    return {secret for secret in found if len(secret) >= 8}

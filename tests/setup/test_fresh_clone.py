@@ -1,0 +1,141 @@
+"""What a newcomer does: clone, `make demo`. On a machine where nothing of ours is installed yet."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = "1_hyp3_user_bucket.ipynb"
+#: How this machine reaches a package index at all: all that a clone may inherit.
+NETWORK = (
+    "PIP_",
+    "UV_",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not (shutil.which("make") and shutil.which("git")), reason="needs make and git"),
+]
+
+
+def git(*args: str, cwd: Path = ROOT) -> str:
+    return subprocess.run(["git", *args], cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A clone of this repository, brought to the state of this work tree: what a commit of it would hold."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    clone = tmp_path_factory.mktemp("newcomer") / "eo-cloud-recipes"
+    git("clone", "--quiet", str(ROOT), str(clone))
+    here = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, {*here, *git("ls-files", "-z", cwd=clone).split("\0")}):
+        (clone / name).unlink(missing_ok=True)
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, clone / name)
+    git("add", "--all", cwd=clone)
+    assert not (clone / ".venv").exists()
+    return clone
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory) -> dict[str, str]:
+    """A newcomer's environment: an empty home, the system's programs, our Python under its full name only."""
+    home, programs = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bin")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for name, path in {
+        "make": shutil.which("make"),
+        "git": shutil.which("git"),
+        version: sys._base_executable,
+    }.items():
+        (programs / name).symlink_to(path)
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper().startswith(NETWORK) and name != "UV_PYTHON"
+    }
+    # Downloads that are on this machine already need not be fetched again; a new machine simply has none.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    return {
+        "UV_CACHE_DIR": str(cache),
+        **inherited,
+        "HOME": str(home),
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+    }
+
+
+def make(clone: Path, machine: dict[str, str], *args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["make", *args], cwd=clone, env=machine, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(clone, machine) -> subprocess.CompletedProcess:
+    return make(clone, machine, "demo")
+
+
+def test_make_demo_in_a_fresh_clone(demo, clone):
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    cells = json.loads((clone / "outputs/demo" / NOTEBOOK).read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    assert code and all(cell["execution_count"] for cell in code)
+    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+
+
+def test_the_clone_uses_its_own_environment_and_its_own_helpers(demo, clone, machine):
+    where = subprocess.run(
+        [
+            clone / ".venv/bin/python",
+            "-c",
+            "import helpers, sys; print(helpers.__file__, sys.prefix, sep='\\n')",
+        ],
+        cwd="/",
+        env=machine,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert [Path(path).resolve() for path in where] == [
+        (clone / "helpers/__init__.py").resolve(),
+        (clone / ".venv").resolve(),
+    ]
+
+
+def test_what_is_set_up_is_not_set_up_again(demo, clone, machine):
+    stamp = (clone / ".venv/.setup").stat().st_mtime_ns
+    began = time.monotonic()
+    again = make(clone, machine, "setup")
+    assert time.monotonic() - began < 2  # some 0.1 s; generous, for a busy machine
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert (clone / ".venv/.setup").stat().st_mtime_ns == stamp
+
+
+def test_make_test_sets_up_the_same(demo, clone, machine):
+    dry = {target: make(clone, machine, "-n", target) for target in ("setup", "demo", "test")}
+    assert all(done.returncode == 0 for done in dry.values())
+    setup = dry["setup"].stdout
+    assert "bootstrap.py" in setup
+    assert dry["demo"].stdout.startswith(setup)
+    assert dry["test"].stdout == setup + ".venv/bin/python -m pytest\n"
+
+
+def test_nothing_that_set_up_and_demo_leave_would_be_committed(demo, clone):
+    status = git("status", "--porcelain", "--untracked-files=all", cwd=clone).splitlines()
+    assert not [line for line in status if line.startswith("??")]
