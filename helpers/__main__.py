@@ -47,7 +47,7 @@ def cleanup(argv: list[str]) -> int:
     try:
         settings = settings_room.load()
         settings.require("aws")
-        account = objectstore.client("sts", settings).get_caller_identity()["Account"]
+        account = objectstore.account_id(settings)
         state = RunState(settings, "hyp3", run_id, cleaning=True)
         gone = hyp3.clean_up(state, objectstore.client("s3", settings), account)
     except RecipeError as error:

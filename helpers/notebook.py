@@ -221,7 +221,7 @@ def _outline(source: Any) -> list[tuple[float, float]]:
     """The largest outline of valid data, in longitude and latitude."""
     height, width = _fitting(source.height, source.width, 200)
     mask = source.read_masks(1, out_shape=(height, width))
-    transform = source.transform * source.transform.scale(source.width / width, source.height / height)
+    transform = source.transform @ source.transform.scale(source.width / width, source.height / height)
     areas = [area for area, value in shapes(mask, mask=mask > 0, transform=transform)]
     largest = max(areas, key=lambda area: len(area["coordinates"][0]))
     return transform_geom(source.crs, "EPSG:4326", largest)["coordinates"][0]

@@ -36,6 +36,23 @@ def client(service: str, settings: Settings) -> Any:
     )
 
 
+def account_id(settings: Settings) -> str:
+    """The twelve-digit AWS account that the credentials belong to.
+
+    Raises
+    ------
+    Rejected
+        AWS refuses the credentials.
+    """
+    try:
+        return client("sts", settings).get_caller_identity()["Account"]
+    except ClientError as error:
+        raise Rejected(
+            f"AWS refuses your credentials: {error.response['Error']['Code']}. Renew them (`aws sso login`, or new keys"
+            " in .env_tutorial), then run this cell again."
+        ) from None
+
+
 def read_policy(s3: Any, bucket: str, owner: str) -> dict | None:
     """The bucket's policy, or ``None`` when it has none.
 
@@ -157,7 +174,9 @@ def statements(policy: dict | None) -> list[dict]:
 
 
 def scoped(statement: dict, prefix: str) -> dict:
-    """The statement for the objects under ``prefix`` only, instead of all objects of the bucket."""
+    """The statement for the objects under ``prefix`` only; one about the bucket itself stays as it is."""
+    if not statement["Resource"].endswith("/*"):
+        return statement
     return statement | {"Resource": statement["Resource"].removesuffix("/*") + f"/{prefix.strip('/')}/*"}
 
 

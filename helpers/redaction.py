@@ -48,7 +48,7 @@ _PATTERNS = tuple(re.compile(pattern, re.ASCII) for pattern in _NAMED + _BARE)
 
 def known_secrets(environment: Mapping[str, str] | None = None) -> frozenset[str]:
     """The secrets of the settings and of `environment` (of this process, when not given)."""
-    from helpers import settings  # here: a mere import of this module should not read any settings
+    from . import settings  # here: a mere import of this module should not read any settings
 
     variables = os.environ if environment is None else environment
     named = {value for name, value in variables.items() if _SECRET_VARIABLE.search(name) and len(value) >= 8}

@@ -19,7 +19,6 @@ exit codes; of several runs, the one that stands first here counts:
 """
 
 import argparse
-import ast
 import asyncio
 import difflib
 import json
@@ -31,13 +30,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from logging import CRITICAL, getLogger
 from pathlib import Path
-from typing import Any, Literal, Optional, Union  # noqa: F401 - for the types in `parameters` cells
 from uuid import uuid4
 
 import nbformat
@@ -49,15 +47,15 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
-from pydantic import TypeAdapter, ValidationError
 
+from .parameters import Parameter, declared
 from .redaction import known_secrets, redact, redact_notebook, reveals_secret
 
 RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
 EXIT_CODES = {"interrupted": 130, "kernel died": 3, "deadline": 4, "failed": 1, "not configured": 5, "ok": 0}
 GRACE = 5.0  # seconds between interrupting a kernel and killing it
 
-_LITERALS = ("str", "int", "float", "bool", "list", "dict")
+_OUTPUT = Path("outputs", "executed")
 _PAGE = "{% extends 'lab/index.html.j2' %}" + "".join(  # without the scripts that it would fetch elsewhere
     f"{{% block {block} %}}{{% endblock %}}"
     for block in ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
@@ -97,7 +95,7 @@ def run(notebook, parameters=None, output=None, deadline=None, html=False, env=N
     problems: list[str] = []
     runs = _plan([Path(notebook)], [(None, "", parameters or {})], [], problems, dict(env or {}))
     for job in runs:
-        job.output = Path(output or Path("outputs", "executed", job.notebook.name))
+        job.output = Path(output or _OUTPUT / job.notebook.name)
         job.deadline, job.html = deadline, html
     _refuse(problems, runs)
     return _run_all(runs, jobs=1)[0]
@@ -117,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
         with _sigterm_as_interrupt():
             args = _parser().parse_args(argv)
             problems: list[str] = []
-            documents = [document for file in args.file for document in _documents(file, problems)]
-            runs = _plan(args.notebook, documents or [(None, "", {})], args.parameter, problems)
-            _name_outputs(runs, args.output)
+            documents = [document for file in args.files for document in _documents(file, problems)]
+            runs = _plan(args.notebook, documents or [(None, "", {})], args.texts, problems)
+            _name_outputs(runs, args.folder)
             for job in runs:
                 job.deadline, job.html, job.say = args.deadline, args.html, _to_stderr
             _refuse(problems, runs)
@@ -138,18 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers run", epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add, many = parser.add_argument, {"action": "append", "default": []}
     add("notebook", nargs="+", type=Path, metavar="NOTEBOOK")
-    add(
-        "-f", dest="file", action="append", default=[], type=Path, metavar="FILE", help="YAML with parameters"
-    )
-    add("-p", dest="parameter", action="append", default=[], nargs=2, metavar=("NAME", "VALUE"), help="wins")
-    add(
-        "-o", dest="output", default=Path("outputs", "executed"), type=Path, metavar="DIR", help="%(default)s"
-    )
-    add("--jobs", default=1, type=_positive_int, metavar="N", help="runs at the same time")
-    add("--deadline", type=_positive, metavar="S", help="seconds for each run, start to end (default: none)")
-    add("--html", action=argparse.BooleanOptionalAction, default=True, help="write a web page too (default)")
+    add("-f", dest="files", **many, type=Path, metavar="FILE", help="YAML file with parameters")
+    add("-p", dest="texts", **many, nargs=2, metavar=("NAME", "VALUE"), help="a parameter, over the files'")
+    add("-o", dest="folder", default=_OUTPUT, type=Path, metavar="DIR", help="default: %(default)s")
+    add("--jobs", default=1, type=_positive_int, metavar="N", help="runs at the same time, default: 1")
+    add("--deadline", type=_positive, metavar="S", help="seconds for each run as a whole, default: none")
+    add("--html", action=argparse.BooleanOptionalAction, default=True, help="write a web page, default: yes")
     return parser
 
 
@@ -196,37 +190,6 @@ class _Run:
         self.say(redact(f"[{self.output.stem}{progress}] {text}", self.secrets))
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    """A name in the `parameters` cell: its type as written there, and as pydantic understands it."""
-
-    annotation: str
-    adapter: TypeAdapter
-
-    def check(self, value):
-        """`value`, if it has this type already (an int will do for a float); raises ValueError."""
-        try:
-            return self.adapter.validate_python(value, strict=True)
-        except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-        where = ".".join(map(str, detail["loc"]))
-        message = f"expected {self.annotation}, got {value!r}" + (f" (see {where})" if where else "")
-        if "str" in self.annotation and isinstance(detail["input"], bool | int | float | date):
-            message += "; put it in quotes: without, YAML takes it for something else than text"
-        raise ValueError(message)
-
-    def convert(self, text: str):
-        """The value that `text`, from the command line, stands for; raises ValueError."""
-        with suppress(ValidationError):
-            if text == "null":
-                return self.adapter.validate_python(None, strict=True)
-        with suppress(ValidationError):
-            return self.adapter.validate_python(text)
-        with suppress(ValueError, yaml.YAMLError):
-            return self.check(yaml.safe_load(text))  # a list or mapping, as YAML or JSON
-        raise ValueError(f"expected {self.annotation}, got {text!r}")
-
-
 def _plan(notebooks, documents, texts, problems: list[str], env=None) -> list[_Run]:
     """A run for each notebook and document (stem, place, values); `texts` come from the command line."""
     env = env or {}
@@ -239,39 +202,26 @@ def _plan(notebooks, documents, texts, problems: list[str], env=None) -> list[_R
         except Exception as error:  # noqa: BLE001 - nbformat lets through what its libraries raise
             problems.append(f"{path}: {_first_line(error)}")
             continue
-        chosen = _accepted(known, dict(texts), _Parameter.convert, f"{path}: -p ", secrets, problems)
+        chosen = _accepted(known, dict(texts), Parameter.convert, f"{path}: -p ", secrets, problems)
         for stem, place, values in documents:
             prefix = f"{path}: {place}: " if place else f"{path}: "
-            given = _accepted(known, values, _Parameter.check, prefix, secrets, problems)
+            given = _accepted(known, values, Parameter.check, prefix, secrets, problems)
             runs.append(_Run(path, node, stem, given | chosen, env, secrets))
     return runs
 
 
-def _declared(node) -> dict[str, _Parameter]:
+def _declared(node) -> dict[str, Parameter]:
     """The parameters of a notebook by name; raises ValueError if it does not have one `parameters` cell."""
     cells = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise ValueError(f"needs exactly one cell tagged 'parameters', has {len(cells)}")
-    known = {}
-    for line in ast.parse(cells[0].source).body:
-        match line:
-            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
-                known[name] = _parameter(name, ast.unparse(annotation))
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                with suppress(ValueError):
-                    value = ast.literal_eval(value)
-                kind = type(value).__name__
-                known[name] = _parameter(name, kind if kind in _LITERALS else "Any")
+    known = declared(cells[0].source)
+    for name, parameter in known.items():
+        try:
+            parameter.adapter.rebuild()  # or an unknown type would only show with the first value
+        except (NameError, RuntimeError):
+            raise ValueError(f"parameter {name}: the type {parameter.annotation} is not supported") from None
     return known
-
-
-def _parameter(name: str, annotation: str) -> _Parameter:
-    try:
-        adapter = TypeAdapter(annotation)
-        adapter.rebuild()  # or a name that pydantic does not know would only show with the first value
-    except (SyntaxError, NameError, TypeError, AttributeError, RuntimeError):
-        raise ValueError(f"parameter {name}: the type {annotation} is not supported") from None
-    return _Parameter(annotation, adapter)
 
 
 def _accepted(known, values, check, prefix, secrets, problems) -> dict:
@@ -304,9 +254,8 @@ def _documents(file: Path, problems: list[str]) -> list[tuple[str, str, dict]]:
             keys = [key.value for key, _ in node.value]
             if twice := sorted({key for key in keys if keys.count(key) > 1}):
                 raise ValueError(f"given more than once: {', '.join(twice)}")
-            documents.append(
-                (f"{file.stem}-{len(documents) + 1}", f"{file}:{node.start_mark.line + 1}", values)
-            )
+            place = f"{file}:{node.start_mark.line + 1}"
+            documents.append((f"{file.stem}-{len(documents) + 1}", place, values))
     except (OSError, ValueError, yaml.YAMLError) as error:
         problems.append(f"{file}: {' '.join(str(error).split())}")
     if len(documents) > 1:
@@ -327,9 +276,8 @@ def _name_outputs(runs: list[_Run], folder: Path) -> None:
 def _refuse(problems: list[str], runs: list[_Run]) -> None:
     """Raises UsageError with all problems, if there are any; otherwise the output folders exist."""
     sources = {job.notebook.resolve() for job in runs}
-    problems += [
-        f"{job.output}: is a source; choose another -o" for job in runs if job.output.resolve() in sources
-    ]
+    over = [job.output for job in runs if job.output.resolve() in sources]
+    problems += [f"{output}: is a source; choose another -o" for output in over]
     try:
         for folder in {job.output.parent for job in runs if not problems}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -493,7 +441,7 @@ def _watched(job: _Run, manager: AsyncKernelManager) -> Iterator[None]:
     """At the deadline, or when told to stop, the kernel is interrupted and, after GRACE, killed."""
 
     def watch():
-        until = job.began + (job.deadline or float("inf"))
+        until = job.began + (float("inf") if job.deadline is None else job.deadline)
         while not (job.stop.is_set() or time.monotonic() >= until):
             if job.ended.wait(0.1):
                 return
@@ -536,23 +484,28 @@ def _judge(job: _Run, failure: Exception | None) -> tuple[str, dict | None]:
     """The outcome of an execution, and its error; `failure` is what papermill raised."""
     errors = [(cell, output) for cell in job.node.cells for output in cell.get("outputs", ())]
     errors = [(cell, output) for cell, output in errors if output.output_type == "error"]
-    number = title = None
+    where = ()
     if errors:
         # Not a cell tagged raises-exception, if another one ended the run.
         cell, output = max(errors, key=lambda found: bool(found[0].metadata.papermill.exception))
         number, _, title = _position(job.node, cell)
-        outcome, kind, message = "failed", output.ename, output.evalue
-    elif failure:  # nbclient and the system raise these two when a kernel does not start
-        outcome = "kernel died" if isinstance(failure, RuntimeError | OSError) else "failed"
+        where, kind, message = (number, title), output.ename, output.evalue
+    elif failure:
         kind, message = type(failure).__name__, "\n".join([str(failure), *job.stderr])
-    else:
-        outcome, kind, message = "ok", "", ""
+    if job.cut == "deadline":
+        return "deadline", _error("Deadline", f"{job.deadline:g} s are over", *where)
     if job.cut:
-        outcome, kind = job.cut, {"deadline": "Deadline", "interrupted": "Interrupted"}[job.cut]
-        message = f"{job.deadline:g} s are over" if job.cut == "deadline" else "by a signal from outside"
-    elif job.dead or kind == "NotConfigured":
-        outcome = "kernel died" if job.dead else "not configured"
-    return outcome, {"type": kind, "message": message, "cell": number, "title": title} if kind else None
+        return "interrupted", _error("Interrupted", "by a signal from outside", *where)
+    if not (errors or failure):
+        return "ok", None
+    # nbclient and the system raise these two when a kernel does not start.
+    dead = job.dead or (not errors and isinstance(failure, RuntimeError | OSError))
+    outcome = "kernel died" if dead else "not configured" if kind == "NotConfigured" else "failed"
+    return outcome, _error(kind, message, *where)
+
+
+def _error(kind: str, message: str, cell: int | None = None, title: str | None = None) -> dict:
+    return {"type": kind, "message": message, "cell": cell, "title": title}
 
 
 def _save(job: _Run, started: datetime, outcome: str, error: dict | None) -> RunResult:
@@ -568,10 +521,7 @@ def _save(job: _Run, started: datetime, outcome: str, error: dict | None) -> Run
         _write(job.output, nbformat.writes(node))
         _write(job.output.with_suffix(".results.json"), json.dumps(record, indent=1) + "\n")
     except OSError as problem:
-        outcome, error = (
-            "failed",
-            {"type": type(problem).__name__, "message": str(problem), "cell": None, "title": None},
-        )
+        outcome, error = "failed", _error(type(problem).__name__, str(problem))
     if job.html:
         try:
             _write(page, _html(node, job.output.stem))

@@ -6,6 +6,7 @@ then used up.
 """
 
 import json
+import math
 import re
 import socket
 import time
@@ -149,7 +150,7 @@ class Traffic:
             return []
         status, content_type, body, headers = ANSWERS[fault.kind]
         if fault.kind == "too-many-requests":
-            headers = {"Retry-After": f"{fault.seconds:g}"}
+            headers = {"Retry-After": str(math.ceil(fault.seconds))}  # HTTP knows whole seconds only
         if "json" in content_type:
             body = json.dumps(
                 {"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"}

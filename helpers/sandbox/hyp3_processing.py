@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from .clock import Clock
 
@@ -122,7 +122,7 @@ class Publisher:
     def _kms_encrypted(self, bucket: str) -> bool:
         try:
             answer = self.clients["s3-itself"].get_bucket_encryption(Bucket=bucket)
-        except ClientError:
+        except (ClientError, BotoCoreError):
             return False
         rules = answer["ServerSideEncryptionConfiguration"]["Rules"]
         return any("kms" in r["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] for r in rules)
@@ -212,7 +212,7 @@ class Processor:
             ended |= self.publisher.files(job["bucket"], job["bucket_prefix"], self.clock.now())
             if succeeded:
                 ended["status_code"] = "SUCCEEDED"
-        except (ClientError, KeyError, TypeError):
+        except (ClientError, BotoCoreError, KeyError, TypeError):
             pass  # the service ends such a job without any of the file keys
         ended["processing_times"] = self.step_seconds(job) if ended["status_code"] == "SUCCEEDED" else None
         with self.lock:
@@ -227,7 +227,7 @@ class Processor:
                 self.publisher.put(
                     "compute", job["bucket"], key, product.body, product.file_type, product.content_type
                 )
-        except ClientError:
+        except (ClientError, BotoCoreError):
             return False
         return True
 

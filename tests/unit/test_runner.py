@@ -170,6 +170,7 @@ def test_results_are_written_beside_the_notebook_even_on_failure(endings):
 def test_the_saved_notebook_names_no_folder_of_this_machine(endings):
     result, node = endings["finishes"]
     assert str(result.output.parent.parent) not in json.dumps(node)
+    assert node.metadata.papermill.input_path == node.metadata.papermill.output_path == "finishes.ipynb"
     assert node.metadata.kernelspec.name == "python3"
 
 
@@ -423,7 +424,7 @@ record("leak", {"secret": secret})
 """
 )
 CANARIES = {  # name: (last cell, deadline, outcome)
-    "raises": ("raise ValueError(f'401 for {secret}')", 60, "failed"),
+    "raises": ("# Ask h?token=badcafe\nraise ValueError(f'401 for {secret}')", 60, "failed"),
     "deadline": ("import time; time.sleep(60)", 5, "deadline"),
     "dies": ("import time; time.sleep(0.5); os._exit(1)", 60, "kernel died"),
 }
@@ -578,21 +579,25 @@ def test_files_are_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """Two commands with three notebooks each, two at a time, interrupted: {signal: (exit code, folder)}."""
+    """Three notebooks, two at a time, interrupted: {signal: (exit code, stderr, folder of the results)}."""
     first = f"{RECORD}import os\nrecord('pid', os.getpid())\nprint('h?token=badcafe', flush=True)"
     second = "open(f'{os.getpid()}.started', 'w').close()\nimport time\ntime.sleep(60)"
-    command = "import sys; from helpers.runner import main; sys.exit(main())"
+    code = "import sys; from helpers.runner import main; sys.exit(main())"
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", code]
+    options = ["-p", "days", "2", "-o", "out", "--jobs", "2", "--no-html"]
 
     def interrupt(number):
         folder = tmp_path_factory.mktemp(number.name)
-        names = [write_notebook(folder, name, first, second).name for name in ("a", "b", "c")]
-        arguments = [*names, "-o", "out", "--jobs", "2", "--no-html"]
-        with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=folder) as process:
+        for name in ("a", "b", "c"):
+            write_notebook(folder, name, first, second, parameters="days: int | None = 1")
+        arguments = [*command, "a.ipynb", "b.ipynb", "c.ipynb", *options]
+        with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
             until = time.monotonic() + 30
             while len(list(folder.glob("*.started"))) < 2 and time.monotonic() < until:
                 time.sleep(0.05)
             process.send_signal(number)
-            return number, (process.wait(20), folder / "out")
+            _, stderr = process.communicate(timeout=20)
+        return number, (process.returncode, stderr, folder / "out")
 
     with ThreadPoolExecutor(2) as pool:
         return dict(pool.map(interrupt, (signal.SIGINT, signal.SIGTERM)))
@@ -600,7 +605,7 @@ def interrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_saves_what_had_run_and_leaves_nothing_behind(interrupted, number, code):
-    exit_code, folder = interrupted[number]
+    exit_code, _, folder = interrupted[number]
     assert exit_code == code
     saved = {path.name for path in folder.iterdir()}
     assert saved == {"a.ipynb", "a.results.json", "b.ipynb", "b.results.json"}  # c had not begun
@@ -610,3 +615,10 @@ def test_an_interrupted_command_saves_what_had_run_and_leaves_nothing_behind(int
         assert not psutil.pid_exists(record["results"]["pid"])
     assert "[redacted]" in everything_in(folder)
     assert "badcafe" not in everything_in(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_libraries_do_not_chatter(interrupted, number):
+    _, stderr, _ = interrupted[number]
+    assert "interrupted in cell 4" in stderr  # after the injected parameters
+    assert [line for line in stderr.splitlines() if not line.startswith(("[a", "[b"))] == []

@@ -1,0 +1,150 @@
+"""What every test stands on: a sealed process, one sandbox, and notebooks run cell by cell or in a real kernel."""
+
+import ast
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = PROJECT / "notebooks"
+
+#: No request may leave this machine: any client that obeys the environment runs into a closed port.
+SEAL = {
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+#: Variables of the machine that would change what the tests see.
+FOREIGN = ("AWS_", "EARTHDATA_", "HYP3_", "RECIPES_", "DESP_", "HOOK_", "NETRC", "JPY_")
+
+
+def pytest_sessionstart() -> None:
+    # The set-up test installs packages and needs the real values; it finds them here.
+    os.environ["TESTS_UNSEALED"] = json.dumps(dict(os.environ))
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    os.environ.update(SEAL, AWS_EC2_METADATA_DISABLED="true", NETRC=os.devnull)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        os.environ[name] = os.devnull
+
+
+@pytest.fixture(scope="session")
+def running_sandbox():
+    from helpers.sandbox import Deployment, Sandbox
+
+    # Faster than a workshop wants to watch, slow enough that every state is seen.
+    with Sandbox(deployment=Deployment(pending=0.3, running=0.6)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running_sandbox):
+    """The sandbox in its initial state. Emptied before the test, so that a failure can be looked at afterwards."""
+    running_sandbox.reset()
+    return running_sandbox
+
+
+@pytest.fixture
+def environment(sandbox, tmp_path) -> dict[str, str]:
+    """Environment of a process that uses the sandbox, with state and outputs of its own."""
+    return {
+        "RECIPES_SANDBOX_URL": sandbox.url("control"),
+        "RECIPES_STATE_DIR": str(tmp_path / "state"),
+        "RECIPES_OUTPUT_DIR": str(tmp_path / "outputs"),
+    }
+
+
+@pytest.fixture
+def settings(environment, monkeypatch):
+    """The settings of such a process."""
+    from helpers import settings as room
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return room.load()
+
+
+@pytest.fixture
+def s3(settings):
+    from helpers import objectstore
+
+    return objectstore.client("s3", settings)
+
+
+@pytest.fixture
+def hyp3(settings):
+    from helpers import hyp3 as recipe
+
+    return recipe.connect(settings)
+
+
+class Session:
+    """A notebook run cell by cell in this process: quick enough to try every way of interrupting it."""
+
+    def __init__(self, path: Path, parameters: dict | None = None):
+        from IPython.core.interactiveshell import InteractiveShell
+
+        InteractiveShell.clear_instance()
+        self.shell = InteractiveShell.instance()
+        self.shell.history_manager.enabled = False
+        cells = nbformat.read(path, as_version=4).cells
+        self.cells = [cell for cell in cells if cell.cell_type == "code"]
+        self.text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        self.parameters = parameters or {}
+
+    def run(self, cells: int | None = None) -> "Session":
+        """Run the first ``cells`` code cells, all by default. Raises what a cell raises."""
+        for cell in self.cells[:cells]:
+            self.execute(cell.source)
+            if "parameters" in cell.metadata.get("tags", ()):
+                self.execute("\n".join(f"{k} = {v!r}" for k, v in self.parameters.items()))
+        return self
+
+    def execute(self, source: str) -> None:
+        from IPython.utils.capture import capture_output
+
+        with capture_output():
+            self.shell.run_cell(source, store_history=True).raise_error()
+
+    def __getitem__(self, name: str):
+        return self.shell.user_ns[name]
+
+
+@pytest.fixture
+def open_notebook(environment, monkeypatch):
+    """Open a notebook in a fresh session: ``open_notebook("1_hyp3_user_bucket.ipynb", run_id="x")``."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def open_it(name: str, **parameters) -> Session:
+        return Session(NOTEBOOKS / name, parameters)
+
+    return open_it
+
+
+@pytest.fixture
+def run_notebook(environment, tmp_path):
+    """Run a notebook in a real kernel through the runner: ``run_notebook(name, extra environment, **parameters)``."""
+    from helpers import runner
+
+    def run_it(name: str, env: dict | None = None, **parameters):
+        count = len(list(tmp_path.glob("*.ipynb")))
+        output = tmp_path / f"{Path(name).stem}-{count}.ipynb"
+        return runner.run(NOTEBOOKS / name, parameters, output=output, deadline=120, env=environment | (env or {}))
+
+    return run_it
+
+
+def notebook_files() -> list[Path]:
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def declared_parameters(source: str) -> dict:
+    """Names and literal values of a parameters cell."""
+    return {node.target.id: ast.literal_eval(node.value) for node in ast.parse(source).body}

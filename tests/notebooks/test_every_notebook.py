@@ -1,0 +1,221 @@
+"""What holds for each notebook: how it is written, that it leaks nothing, and that it stays on this machine."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from ..conftest import NOTEBOOKS, PROJECT, SEAL, notebook_files
+
+FILES = [pytest.param(path, id=path.stem) for path in notebook_files()]
+PARAMETER_FILES = sorted((NOTEBOOKS / "parameters").glob("*.yaml"))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+# --- how it is written ---
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_is_committed_clean(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    dirty = [c.id for c in code_cells(path) if c.outputs or c.execution_count]
+    assert not dirty, "run: nbstripout notebooks/*.ipynb"
+    assert "papermill" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any("injected-parameters" in c.metadata.get("tags", []) for c in notebook.cells)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_has_one_parameters_cell_of_literals(path):
+    cells = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1 and cells[0] is code_cells(path)[0] or cells[0].id == code_cells(path)[0].id
+    for node in ast.parse(cells[0].source).body:
+        assert isinstance(node, ast.AnnAssign), "write `name: type = value  # meaning, unit`"
+        ast.literal_eval(node.value)
+        comment = cells[0].source.splitlines()[node.lineno - 1].partition("#")[2]
+        assert len(comment) > 10, f"{node.target.id}: say what it means"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_setup_comes_second_and_says_which_backend(path):
+    assert "notebook.setup(" in code_cells(path)[1].source
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_reads_well(path):
+    cells = read(path).cells
+    code, text = code_cells(path), [c for c in cells if c.cell_type == "markdown"]
+    headings = re.findall(r"^(#+) (.+)$", "\n".join(c.source for c in text), re.MULTILINE)
+    assert [level for level, _ in headings].count("#") == 1 and headings[0][0] == "#"
+    assert len(text) >= 1.1 * len(code), "explain more"
+    lengths = [len(c.source.splitlines()) for c in code]
+    assert sum(lengths) / len(code) <= 8 and max(lengths) <= 25
+    assert not any(a.cell_type == b.cell_type == "code" for a, b in zip(cells, cells[1:], strict=False)), "a sentence before each cell"
+    titles = [title for _, title in headings]
+    for wanted in ("Before you begin", "Parameters", "Setup", "Your turn", "Summary"):
+        assert wanted in titles
+    steps = [t for t in titles if re.match(r"\d+\. ", t)]
+    promised = re.findall(r"^(\d+\. .+)$", text[1].source, re.MULTILINE)
+    assert [p.split(". ")[0] for p in promised] == [s.split(". ")[0] for s in steps]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_uses_no_forbidden_words(path):
+    for cell in code_cells(path):
+        assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), f"{cell.id}: no magics, no shell"
+        tree = ast.parse(cell.source)
+        calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        assert not calls & {"input", "exit", "quit", "getpass"}, cell.id
+        imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        assert not any(alias.name == "*" for n in imports for alias in n.names), cell.id
+        assert "os.environ" not in cell.source and "getenv" not in cell.source, f"{cell.id}: settings read the environment"
+        assert "helpers.sandbox" not in cell.source and "if sandbox" not in cell.source, cell.id
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_has_three_exercises_with_folded_solutions(path):
+    text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    assert len(re.findall(r"<details><summary>Solution</summary>", text)) >= 3
+
+
+@pytest.mark.parametrize("file", PARAMETER_FILES, ids=lambda file: file.stem)
+def test_parameter_files_fit_their_notebook(file):
+    """The runner's own dry check: unknown names and wrong types are refused before a kernel starts."""
+    import yaml
+
+    from helpers.parameters import declared
+
+    values = yaml.safe_load(file.read_text())
+    fitting = []
+    for path in notebook_files():
+        known = declared(code_cells(path)[0].source)
+        if set(values) <= set(known):
+            fitting.append(path)
+            for name, value in values.items():
+                known[name].check(value)
+    assert fitting, f"{file.name} has names that no notebook knows"
+
+
+# --- what it must not do ---
+
+CANARIES = {
+    "EARTHDATA_TOKEN": "",  # a real token of the sandbox, minted by the test
+    "AWS_ACCESS_KEY_ID": "AKIACANARYCANARY0001",
+    "AWS_SECRET_ACCESS_KEY": "canary/secret+key/0000000000000000000001",
+    "AWS_SESSION_TOKEN": "canary-session-token-000000000000000001",
+}
+
+
+def live_environment(sandbox, environment) -> dict[str, str]:
+    """The live backend, with the addresses of the stand-ins: every credential comes from the environment."""
+    token = sandbox.hyp3.token("live-user")
+    return {name: value for name, value in environment.items() if name != "RECIPES_SANDBOX_URL"} | CANARIES | {
+        "RECIPES_BACKEND": "live",
+        "EARTHDATA_TOKEN": token,
+        "HYP3_API_URL": sandbox.url("hyp3"),
+        "HYP3_SETTLE_SECONDS": "1",
+        "AWS_ENDPOINT_URL": sandbox.url("s3"),
+    }  # fmt: skip
+
+
+def leaks(folder, secrets) -> list[str]:
+    found = []
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        content = file.read_bytes()
+        found += [f"{name} in {file}" for name, secret in secrets.items() if secret.encode() in content]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_runs_live_and_leaks_no_secret(path, sandbox, environment, tmp_path, capfd):
+    """The same notebook with the live backend; nothing that it leaves behind has a credential in it."""
+    from helpers import runner
+
+    env = live_environment(sandbox, environment)
+    secrets = {name: env[name] for name in CANARIES}
+    run = runner.run(path, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
+    assert run.outcome == "ok", run.error
+    assert all(job["user_id"] == "live-user" for job in sandbox.hyp3.jobs.values())
+    assert leaks(tmp_path, secrets) == []
+    said = "".join(capfd.readouterr())
+    assert not any(secret in said for secret in secrets.values())
+    # The canary must be able to fail: planted, it is found.
+    (tmp_path / "planted.txt").write_text(secrets["AWS_SECRET_ACCESS_KEY"])
+    assert leaks(tmp_path, secrets) == [f"AWS_SECRET_ACCESS_KEY in {tmp_path / 'planted.txt'}"]
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("kind", ["expired-token", "error"])
+def test_leaks_no_secret_when_it_fails(path, kind, sandbox, environment, tmp_path):
+    from helpers import runner
+
+    env = live_environment(sandbox, environment)
+    sandbox.traffic.fail(kind, service="hyp3", times=1000)
+    run = runner.run(path, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
+    assert run.outcome == "failed"
+    assert leaks(tmp_path, {name: env[name] for name in CANARIES}) == []
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_live_without_credentials_stops_before_the_first_request(path, sandbox, environment, tmp_path):
+    from helpers import runner
+
+    env = live_environment(sandbox, environment) | dict.fromkeys(CANARIES, "")
+    sandbox.traffic.requests.clear()
+    run = runner.run(path, output=tmp_path / path.name, env=env)
+    assert (run.outcome, run.exit_code) == ("not configured", 5)
+    for name in ("EARTHDATA_TOKEN", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert name in run.error["message"]
+    assert "Generate Token" in run.error["message"]
+    assert sandbox.traffic.received() == []
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_needs_nothing_but_this_machine(path, tmp_path):
+    """No shared sandbox, no file, a closed proxy for everything else: as in a train."""
+    from helpers import runner
+
+    run = runner.run(path, output=tmp_path / path.name, env={
+        "RECIPES_STATE_DIR": str(tmp_path / "state"), "RECIPES_OUTPUT_DIR": str(tmp_path / "outputs")
+    })  # fmt: skip
+    assert run.outcome == "ok", run.error
+
+
+def test_the_seal_holds():
+    import requests
+
+    assert {name: os.environ[name] for name in SEAL} == SEAL
+    with pytest.raises(requests.exceptions.ProxyError):
+        requests.get("https://example.org", timeout=5)
+
+
+def test_nbval_finds_no_broken_cell(environment):
+    """A second opinion, cell by cell, from another harness."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-x", "-q", "-c", os.devnull, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--rootdir", str(PROJECT), *map(str, notebook_files())],
+        env=os.environ | environment, capture_output=True, text=True, timeout=300, cwd=PROJECT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_plain_papermill_runs_it_from_any_folder(path, environment, tmp_path):
+    command = [sys.executable, "-m", "papermill", str(path), "out.ipynb", "--no-progress-bar"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None
