@@ -70,7 +70,8 @@ def find_python():
     if wanted:
         path, version, problem = ask(wanted)
         if number(version) < number(oldest):  # a newer one than we test is the user's own decision
-            sys.exit(f"PYTHON={wanted}: {version} {problem}. Needed: {' or '.join(SUPPORTED)}.")
+            needed = " or ".join(SUPPORTED)
+            sys.exit(f"PYTHON={wanted} ({version or problem}) does not fit. Needed: {needed}. Or unset PYTHON.")
         return path
     for candidate in candidates():
         real = os.path.realpath(str(candidate))

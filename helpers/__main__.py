@@ -135,7 +135,11 @@ Row = tuple[str, str, str]
 def _python() -> Row:
     found = ".".join(map(str, sys.version_info[:3]))
     fits = sys.version_info >= (3, 13)
-    return ("ok" if fits else "MISSING", "Python", f"{found} at {sys.executable}" + ("" if fits else "; needs 3.13"))
+    return (
+        "ok" if fits else "MISSING",
+        "Python",
+        f"{found} at {sys.executable}" + ("" if fits else "; needs 3.13"),
+    )
 
 
 def _packages() -> list[Row]:
@@ -156,7 +160,10 @@ def _kernel() -> Row:
     except NoSuchKernel:
         return "MISSING", "Jupyter kernel", "no kernel named python3; is ipykernel installed?"
     # A bare name is replaced by the running interpreter when the kernel starts.
-    ours = command in ("python", "python3") or Path(shutil.which(command) or command).resolve() == Path(sys.executable).resolve()
+    ours = (
+        command in ("python", "python3")
+        or Path(shutil.which(command) or command).resolve() == Path(sys.executable).resolve()
+    )
     return ("ok", "Jupyter kernel", "python3, this environment") if ours else (
         "note", "Jupyter kernel", f"python3 is {command}, another environment; `make lab` uses the right one"
     )  # fmt: skip

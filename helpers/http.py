@@ -79,7 +79,9 @@ def _refuse(answer: requests.Response, **_: Any) -> None:
     said = _words(answer)
     if status == 429:
         pause = answer.headers.get("Retry-After", "")
-        raise Throttled(f"{where}: {said} Wait a little and run this cell again.", float(pause) if pause.isdigit() else 1)
+        raise Throttled(
+            f"{where}: {said} Wait a little and run this cell again.", float(pause) if pause.isdigit() else 1
+        )
     if status >= 500:
         raise FailedRemotely(f"{where}: {said} The service has a problem; run this cell again later.")
     raise Rejected(f"{where}: {said} {ADVICE.get(status, '')}".rstrip())

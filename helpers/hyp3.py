@@ -50,9 +50,7 @@ def connect(settings: Settings) -> hyp3_sdk.HyP3:
     """
     settings.require("earthdata")
     token = settings.earthdata_token
-    hyp3 = hyp3_sdk.HyP3(
-        str(settings.hyp3_api_url).rstrip("/"), token=token.get_secret_value() if token else None
-    )
+    hyp3 = hyp3_sdk.HyP3(str(settings.hyp3_api_url).rstrip("/"), token=token.get_secret_value() if token else None)
     http.harden(hyp3.session)
     return hyp3
 
@@ -135,7 +133,9 @@ def _place_problems(job: dict) -> list[str]:
     if {".", ".."} & set(prefix.split("/")):
         problems.append(f"bucket_prefix {prefix!r} has a '.' or '..' step, which S3 does not resolve but tools do")
     if (size := len((expanded_prefix(job, JOB_ID) or "").encode())) > KEY_ROOM:
-        problems.append(f"bucket_prefix grows to {size} bytes with its values; keys end at 1,024 bytes with the file name")
+        problems.append(
+            f"bucket_prefix grows to {size} bytes with its values; keys end at 1,024 bytes with the file name"
+        )
     return problems
 
 
@@ -145,7 +145,8 @@ def bucket_problems(bucket: str) -> list[str]:
         return [f"{bucket} is the API's example: HyP3 would silently use its own bucket. Use the name of yours"]
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         return [
-            f"bucket {bucket!r}: S3 takes 3 to 63 lower-case letters, digits, '-' and '.', with a letter or digit at both ends"
+            f"bucket {bucket!r}: S3 takes 3 to 63 lower-case letters, digits, '-' and '.',"
+            " with a letter or digit at both ends"
         ]
     problems = [f"bucket {bucket!r}: S3 forbids {why}" for rule, why in S3_FORBIDS.items() if re.search(rule, bucket)]
     if not problems and not HYP3_BUCKET.fullmatch(bucket):
@@ -281,9 +282,14 @@ def _is(job: Job, prepared: dict) -> bool:
 
 
 def _send(
-    chunk: list[dict], state: RunState, submit: Callable, find: Callable[..., Batch], settle: float, tries: int
+    chunk: list[dict],
+    state: RunState,
+    submit: Callable,
+    find: Callable[..., Batch],
+    settle: float,
+    tries: int,
 ) -> None:
-    for attempt in range(tries):
+    for _ in range(tries):
         for entry in chunk:
             entry["sent"] = datetime.now(UTC).isoformat()
         _note(chunk, state)
@@ -337,7 +343,9 @@ def resubmission(job: Job) -> dict:
         # The default of any bucket; naming it would demand a job name.
         return again | ({"bucket": job.bucket} if job.bucket else {})
     if job.name is None:
-        raise Rejected(f"Job {job.job_id} has no name but the prefix {job.bucket_prefix!r}: name it first (hyp3.update_jobs).")
+        raise Rejected(
+            f"Job {job.job_id} has no name but the prefix {job.bucket_prefix!r}: name it first (hyp3.update_jobs)."
+        )
     return again | {"bucket": job.bucket, "bucket_prefix": prefix}
 
 
@@ -360,7 +368,9 @@ def arrived(job: Job, in_bucket: dict[str, int]) -> list[dict]:
     rows = []
     for key in sorted(reported | in_bucket):
         here, there = in_bucket.get(key), reported.get(key)
-        verdict = "not listed" if there is None else "missing" if here is None else "ok" if here == there else "size differs"
+        verdict = (
+            "not listed" if there is None else "missing" if here is None else "ok" if here == there else "size differs"
+        )
         rows.append({"key": key, "bytes": here, "reported": there, "verdict": verdict})
     return rows
 

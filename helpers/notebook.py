@@ -18,11 +18,10 @@ from rasterio.warp import transform_geom
 
 from . import settings as settings_room
 from .errors import NotConfigured, Rejected, bullets
-from .parameters import declared
+from .parameters import RESULT_MIMETYPE, declared
 from .settings import Settings
 from .waiting import Change
 
-RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
 #: Colour-blind safe (Okabe and Ito), and told apart by the text beside them.
 STATE_COLOURS = {"PENDING": "#999999", "RUNNING": "#56B4E9", "SUCCEEDED": "#009E73", "FAILED": "#D55E00"}
 

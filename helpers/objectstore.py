@@ -93,9 +93,7 @@ def ensure_bucket(s3: Any, bucket: str, owner: str, create: bool) -> bool:
 
 def block_public_access(s3: Any, bucket: str, owner: str) -> None:
     """Make sure that no policy and no access list can ever open ``bucket`` to the public."""
-    wanted = dict.fromkeys(
-        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
-    )
+    wanted = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
     try:
         answer = s3.get_public_access_block(Bucket=bucket, ExpectedBucketOwner=owner)
         if answer["PublicAccessBlockConfiguration"] == wanted:
@@ -103,9 +101,7 @@ def block_public_access(s3: Any, bucket: str, owner: str) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] != "NoSuchPublicAccessBlockConfiguration":
             raise
-    s3.put_public_access_block(
-        Bucket=bucket, PublicAccessBlockConfiguration=wanted, ExpectedBucketOwner=owner
-    )
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=wanted, ExpectedBucketOwner=owner)
 
 
 def _explained(error: ClientError, bucket: str, owner: str) -> Exception:
@@ -144,7 +140,9 @@ def merged(policy: dict | None, wanted: list[dict]) -> dict:
             kept.append(new)
     result["Statement"] = kept
     if (size := len(json.dumps(result))) > POLICY_LIMIT:
-        raise Rejected(f"The bucket policy would have {size} characters; S3 takes {POLICY_LIMIT}. Remove statements first.")
+        raise Rejected(
+            f"The bucket policy would have {size} characters; S3 takes {POLICY_LIMIT}. Remove statements first."
+        )
     return result
 
 

@@ -1,4 +1,4 @@
-"""The `parameters` cell of a notebook: which names it declares, with which types, and whether values fit."""
+"""What goes into a notebook and what comes out: its `parameters` cell with typed names, its recorded results."""
 
 import ast
 from contextlib import suppress
@@ -8,6 +8,9 @@ from typing import Any, Literal, Optional, Union  # noqa: F401 - for the types i
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+
+#: Of a cell's output that carries a recorded result: {"name": ..., "value": ...}.
+RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
 
 _LITERALS = ("str", "int", "float", "bool", "list", "dict")
 
@@ -59,6 +62,8 @@ def declared(source: str) -> dict[str, Parameter]:
 
 def _parameter(name: str, annotation: str) -> Parameter:
     try:
-        return Parameter(annotation, TypeAdapter(annotation))
-    except (SyntaxError, TypeError, RuntimeError):
+        adapter = TypeAdapter(annotation)
+        adapter.rebuild()  # or an unknown type would only show with the first value
+        return Parameter(annotation, adapter)
+    except (NameError, SyntaxError, TypeError, RuntimeError):
         raise ValueError(f"parameter {name}: the type {annotation} is not supported") from None

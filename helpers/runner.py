@@ -48,10 +48,9 @@ from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from .parameters import Parameter, declared
+from .parameters import RESULT_MIMETYPE, Parameter, declared
 from .redaction import known_secrets, redact, redact_notebook, reveals_secret
 
-RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
 EXIT_CODES = {"interrupted": 130, "kernel died": 3, "deadline": 4, "failed": 1, "not configured": 5, "ok": 0}
 GRACE = 5.0  # seconds between interrupting a kernel and killing it
 
@@ -215,13 +214,7 @@ def _declared(node) -> dict[str, Parameter]:
     cells = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise ValueError(f"needs exactly one cell tagged 'parameters', has {len(cells)}")
-    known = declared(cells[0].source)
-    for name, parameter in known.items():
-        try:
-            parameter.adapter.rebuild()  # or an unknown type would only show with the first value
-        except (NameError, RuntimeError):
-            raise ValueError(f"parameter {name}: the type {parameter.annotation} is not supported") from None
-    return known
+    return declared(cells[0].source)
 
 
 def _accepted(known, values, check, prefix, secrets, problems) -> dict:

@@ -79,9 +79,7 @@ class Settings(BaseSettings):
         ALL,
         "Where runs remember what they submitted, so that running again does nothing twice.",
     )
-    output_dir: Path = _setting(
-        "RECIPES_OUTPUT_DIR", PROJECT / "outputs", ALL, "Where downloads and reports go."
-    )
+    output_dir: Path = _setting("RECIPES_OUTPUT_DIR", PROJECT / "outputs", ALL, "Where downloads and reports go.")
     aws_profile: str | None = _setting(
         "AWS_PROFILE",
         None,
@@ -94,9 +92,7 @@ class Settings(BaseSettings):
     aws_secret_access_key: SecretStr | None = _setting(
         "AWS_SECRET_ACCESS_KEY", None, AWS, "The key's secret.", get="AWS console > IAM"
     )
-    aws_session_token: SecretStr | None = _setting(
-        "AWS_SESSION_TOKEN", None, AWS, "Session token of temporary keys."
-    )
+    aws_session_token: SecretStr | None = _setting("AWS_SESSION_TOKEN", None, AWS, "Session token of temporary keys.")
     aws_region: str = _setting(
         "AWS_REGION",
         "us-west-2",
@@ -104,9 +100,7 @@ class Settings(BaseSettings):
         "Region of your bucket. HyP3 works in us-west-2: the same region saves time and transfer cost.",
         also=("AWS_DEFAULT_REGION",),
     )
-    aws_endpoint_url: Url | None = _setting(
-        "AWS_ENDPOINT_URL", None, AWS, "Another S3 than Amazon's."
-    )
+    aws_endpoint_url: Url | None = _setting("AWS_ENDPOINT_URL", None, AWS, "Another S3 than Amazon's.")
     earthdata_token: SecretStr | None = _setting(
         "EARTHDATA_TOKEN",
         None,
@@ -129,7 +123,11 @@ class Settings(BaseSettings):
     )
 
     desp_username: str | None = _setting(
-        "DESP_USERNAME", None, DESTINE, "User name of your DestinE account.", get="https://platform.destine.eu"
+        "DESP_USERNAME",
+        None,
+        DESTINE,
+        "User name of your DestinE account.",
+        get="https://platform.destine.eu",
     )
     desp_password: SecretStr | None = _setting("DESP_PASSWORD", None, DESTINE, "Its password.")
     hook_workflow: str = _setting("HOOK_WORKFLOW", "data-harvest", DESTINE, "The workflow to order.")
@@ -147,7 +145,10 @@ class Settings(BaseSettings):
         "HOOK_SOURCE_TYPE", "DESP", DESTINE, "DESP, EXTERNAL, or empty for a custom hook."
     )
     hook_is_private_storage: bool = _setting(
-        "HOOK_IS_PRIVATE_STORAGE", False, DESTINE, "True: into your own bucket. False: temporary storage, two weeks."
+        "HOOK_IS_PRIVATE_STORAGE",
+        False,
+        DESTINE,
+        "True: into your own bucket. False: temporary storage, two weeks.",
     )
     hook_output_bucket: str | None = _setting("HOOK_OUTPUT_BUCKET", None, DESTINE, "Your bucket, if private.")
     hook_output_storage_access_key: SecretStr | None = _setting(
@@ -177,7 +178,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        *sources: PydanticBaseSettingsSource,
+        **named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return named["init_settings"], named["env_settings"], named["dotenv_settings"]
 
@@ -215,7 +219,11 @@ def _missing(settings: Settings, service: str) -> list[str]:
     from .objectstore import session  # boto3 only where it is needed
 
     if session(settings).get_credentials() is None:
-        return [_wanted("aws_profile"), f"or {_wanted('aws_access_key_id')}", f"and {_wanted('aws_secret_access_key')}"]
+        return [
+            _wanted("aws_profile"),
+            f"or {_wanted('aws_access_key_id')}",
+            f"and {_wanted('aws_secret_access_key')}",
+        ]
     return []
 
 
@@ -263,7 +271,9 @@ def _read(file: Path | None, overrides: dict[str, str] | None = None) -> Setting
         problems = _placeholders(settings) if settings.backend == "live" else []
         if not problems:
             return settings
-    raise NotConfigured("\n".join([f"Settings are unusable, in the environment or in {_where(file)}:", *bullets(problems)]))
+    raise NotConfigured(
+        "\n".join([f"Settings are unusable, in the environment or in {_where(file)}:", *bullets(problems)])
+    )
 
 
 def _problem(error: Any, file: Path | None) -> str:

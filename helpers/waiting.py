@@ -64,9 +64,7 @@ def until_finished(
         except PASSING as error:
             failures += 1
             if failures > patience:
-                raise TimedOut(
-                    f"{failures} looks in a row failed, the last one like this: {error}"
-                ) from None
+                raise TimedOut(f"{failures} looks in a row failed, the last one like this: {error}") from None
             states = {}
         for item, state in states.items():
             if seen.get(item) != state:

@@ -109,9 +109,7 @@ class Sandbox:
         app = self.traffic.in_front_of(app, name) if watched else app
         server = make_server(self.host, self._ports.get(name, 0), app, threaded=True, request_handler=_Handler)
         server.daemon_threads = True
-        threading.Thread(
-            target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True
-        ).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True).start()
         self._servers[name] = server
 
     def _fill(self) -> None:
@@ -201,7 +199,12 @@ def _open_for_reading(client: Any, bucket: str) -> None:
         "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
     }
     client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
-    rule = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": CONTENT_DAYS}}
+    rule = {
+        "ID": "expire",
+        "Status": "Enabled",
+        "Filter": {"Prefix": ""},
+        "Expiration": {"Days": CONTENT_DAYS},
+    }
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
 
 

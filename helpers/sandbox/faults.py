@@ -16,15 +16,16 @@ from dataclasses import asdict, dataclass, field
 from threading import Lock
 from typing import Any
 
-#: Answers by name of the fault: status, content type, body, headers. Shapes as the real services send them.
-ANSWERS: dict[str, tuple[int, str, str, dict[str, str]]] = {
-    "expired-token": (401, "application/problem+json", "Invalid authorization token provided: Signature has expired", {}),
-    "forbidden": (403, "application/problem+json", "You do not have permission to use this service.", {}),
-    "too-many-requests": (429, "application/problem+json", "Too many requests.", {"Retry-After": "1"}),
-    "error": (500, "text/html", "<!doctype html><title>500 Internal Server Error</title>", {}),
-    "bad-gateway": (502, "text/html", "<!doctype html><title>502 Bad Gateway</title>", {}),
-    "unavailable": (503, "application/json", "HyP3 is currently unavailable. Please try again later.", {}),
-}  # fmt: skip
+PROBLEM, PAGE = "application/problem+json", "text/html"
+#: Answers by name of the fault: status, content type, body. Shapes as the real services send them.
+ANSWERS: dict[str, tuple[int, str, str]] = {
+    "expired-token": (401, PROBLEM, "Invalid authorization token provided: Signature has expired"),
+    "forbidden": (403, PROBLEM, "You do not have permission to use this service."),
+    "too-many-requests": (429, PROBLEM, "Too many requests."),
+    "error": (500, PAGE, "<!doctype html><title>500 Internal Server Error</title>"),
+    "bad-gateway": (502, PAGE, "<!doctype html><title>502 Bad Gateway</title>"),
+    "unavailable": (503, "application/json", "HyP3 is currently unavailable. Please try again later."),
+}
 
 #: Faults that are no answers: the service answers late, hangs up before it acts, or acts and then hangs up.
 BEHAVIOURS = ("slow", "dropped", "lost-answer")
@@ -129,9 +130,7 @@ class Traffic:
                     return app(environ, remember)
                 return self._strike(fault, app, environ, remember, seen)
             finally:
-                self.requests.append(
-                    Request(service, method, path, environ.get("QUERY_STRING", ""), seen["status"])
-                )
+                self.requests.append(Request(service, method, path, environ.get("QUERY_STRING", ""), seen["status"]))
 
         return layer
 
@@ -148,13 +147,11 @@ class Traffic:
             seen["status"] = 0
             _hang_up(environ)
             return []
-        status, content_type, body, headers = ANSWERS[fault.kind]
-        if fault.kind == "too-many-requests":
-            headers = {"Retry-After": str(math.ceil(fault.seconds))}  # HTTP knows whole seconds only
+        status, content_type, body = ANSWERS[fault.kind]
+        # HTTP knows whole seconds only.
+        headers = {"Retry-After": str(math.ceil(fault.seconds))} if status == 429 else {}
         if "json" in content_type:
-            body = json.dumps(
-                {"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"}
-            )
+            body = json.dumps({"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"})
         start_response(
             f"{status} {REASONS.get(status, 'Error')}",
             [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers.items()],

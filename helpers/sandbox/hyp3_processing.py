@@ -224,9 +224,7 @@ class Processor:
             for product in self.make_products(job):
                 # Keys are made by pathlib in the service too: a doubled or trailing "/" disappears.
                 key = str(PurePosixPath(job["bucket_prefix"]) / product.name)
-                self.publisher.put(
-                    "compute", job["bucket"], key, product.body, product.file_type, product.content_type
-                )
+                self.publisher.put("compute", job["bucket"], key, product.body, product.file_type, product.content_type)
         except (ClientError, BotoCoreError):
             return False
         return True

@@ -485,9 +485,7 @@ def _insar(job: dict, stem: str) -> list[Product]:
     return _publish(stem, tifs, pictures, texts, ["unw_phase", "corr"] if gamma else ["unw_phase"])
 
 
-def _insar_rasters(
-    grid: _Grid, land: _Land, coherence: np.ndarray, phase: np.ndarray
-) -> dict[str, np.ndarray]:
+def _insar_rasters(grid: _Grid, land: _Land, coherence: np.ndarray, phase: np.ndarray) -> dict[str, np.ndarray]:
     displacement = -phase * WAVELENGTH / (4 * np.pi)  # positive phase: away from the sensor
     return {
         "unw_phase": phase,
@@ -522,9 +520,7 @@ def _coherence(grid: _Grid, land: _Land, days: int, rng: np.random.Generator) ->
     return np.clip(np.where(land.water, 0.12 + 0.04 * patches, land_value), 0.05, 0.98).astype("f4")
 
 
-def _phase(
-    grid: _Grid, land: _Land, coherence: np.ndarray, days: int, rng: np.random.Generator
-) -> np.ndarray:
+def _phase(grid: _Grid, land: _Land, coherence: np.ndarray, days: int, rng: np.random.Generator) -> np.ndarray:
     """Unwrapped phase (rad): deformation, turbulent and stratified delay, an orbit error, and noise."""
     turbulent = 1.3 * _noise(rng, grid.mask.shape, 2.0)
     stratified = 0.8 * (land.dem - land.dem.mean()) / land.dem.std()

@@ -23,13 +23,32 @@ USER_ACCOUNT = "123456789012"
 EXPIRED, S3_ITSELF = "expired", "s3-itself"
 
 #: S3 actions by method, for requests on an object and on a bucket; subresources first.
-OBJECT_ACTIONS = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "POST": "PutObject", "DELETE": "DeleteObject"}
-BUCKET_ACTIONS = {"GET": "ListBucket", "HEAD": "ListBucket", "PUT": "CreateBucket", "POST": "DeleteObject", "DELETE": "DeleteBucket"}
+OBJECT_ACTIONS = {
+    "GET": "GetObject",
+    "HEAD": "GetObject",
+    "PUT": "PutObject",
+    "POST": "PutObject",
+    "DELETE": "DeleteObject",
+}
+BUCKET_ACTIONS = {
+    "GET": "ListBucket",
+    "HEAD": "ListBucket",
+    "PUT": "CreateBucket",
+    "POST": "DeleteObject",
+    "DELETE": "DeleteBucket",
+}
 VERBS = {"GET": "Get", "HEAD": "Get", "PUT": "Put", "POST": "Put", "DELETE": "Delete"}
 #: Subresources of a bucket that name an action of their own (the rest counts as the plain action).
-SUBRESOURCES = {"policy": "BucketPolicy", "location": "BucketLocation", "lifecycle": "LifecycleConfiguration",
-                "encryption": "EncryptionConfiguration", "publicAccessBlock": "BucketPublicAccessBlock",
-                "ownershipControls": "BucketOwnershipControls", "versioning": "BucketVersioning", "acl": "BucketAcl"}  # fmt: skip
+SUBRESOURCES = {
+    "policy": "BucketPolicy",
+    "location": "BucketLocation",
+    "lifecycle": "LifecycleConfiguration",
+    "encryption": "EncryptionConfiguration",
+    "publicAccessBlock": "BucketPublicAccessBlock",
+    "ownershipControls": "BucketOwnershipControls",
+    "versioning": "BucketVersioning",
+    "acl": "BucketAcl",
+}
 
 
 def make_app(identities: dict[str, str]) -> Callable:

@@ -237,14 +237,18 @@ def jobs_in_all_states(world: World, case: dict) -> None:
     world.finish(world.ours[CASES["seed-6-autorift-prefix-job_id"]["response"]["json"]["jobs"][0]["job_id"]], True)
 
 
+def bearer(token: str) -> dict:
+    return {"Authorization": f"Bearer {token}"}
+
+
 STRANGER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SCENES: dict[str, Scene] = {
     "cmr-down": Scene(catalogue(up=False), catalogue(up=True)),
     "cmr-down-rtc": Scene(catalogue(up=False), catalogue(up=True)),
     "poor-none-left": Scene(lambda world, _: [world.submit(
         {"job_type": "INSAR_ISCE_BURST", "job_parameters": {"granules": BURSTS}}, "poor") for _ in range(3)]),
-    "wrong-key-token": Scene(headers=lambda w: {"Authorization": f"Bearer {w.sandbox.hyp3.token('demo-user', key=STRANGER)}"}),
-    "token-without-uid": Scene(headers=lambda w: {"Authorization": f"Bearer {w.sandbox.hyp3.token(None)}"}),
+    "wrong-key-token": Scene(headers=lambda w: bearer(w.sandbox.hyp3.token("demo-user", key=STRANGER))),
+    "token-without-uid": Scene(headers=lambda w: bearer(w.sandbox.hyp3.token(None))),
     "cookie-expired": Scene(headers=lambda w: {"Cookie": f"asf-urs={w.sandbox.hyp3.cookie('demo-user', -60)}"}),
     "complete-content-bucket": ended(),
     "complete-user-bucket": ended(),
@@ -317,7 +321,10 @@ def test_answers_as_recorded(world, case_id):
     if case["request"]["method"] == "POST":
         world.learn(recorded["json"], body)
     if "detail" in recorded["json"]:
-        recorded["json"]["detail"], body["detail"] = in_shape(recorded["json"]["detail"]), in_shape(body["detail"])
+        recorded["json"]["detail"], body["detail"] = (
+            in_shape(recorded["json"]["detail"]),
+            in_shape(body["detail"]),
+        )
     if "n_jobs" in recorded:  # the recording keeps the first and the last job of the page
         assert summary(body) == summary(recorded["json"])
         by_id = {job["job_id"]: job for job in body["jobs"]}
@@ -337,7 +344,12 @@ def test_every_recorded_case_is_replayed():
 @pytest.mark.parametrize("row", RECORDED["bucket_name_table"], ids=lambda row: row["label"])
 def test_accepts_the_same_bucket_names(world, row):
     token = {"Authorization": f"Bearer {world.sandbox.hyp3.token('demo-user')}"}
-    job = {"job_type": "INSAR_ISCE_BURST", "name": "x", "job_parameters": {"granules": BURSTS}, "bucket": row["bucket"]}
+    job = {
+        "job_type": "INSAR_ISCE_BURST",
+        "name": "x",
+        "job_parameters": {"granules": BURSTS},
+        "bucket": row["bucket"],
+    }
     url = world.sandbox.url("hyp3")
     body = {"jobs": [job], "validate_only": True}
     answer = requests.post(f"{url}/jobs", json=body, headers=token, timeout=10)
@@ -374,8 +386,16 @@ TRACES = {
     "failed-content-bucket": {"fails": True},
     "user-bucket-us-east-1": {"bucket": "user-bucket-us-east-1", "bucket_prefix": "p/{job_id}"},
     "prefix-trailing-slash": {"bucket_prefix": "slash-ok/{name}/"},
-    "shared-prefix-second": {"bucket_prefix": "shared", "stem": "SECOND", "before": another_job_shares_the_prefix},
-    "untagged-object-under-prefix": {"bucket_prefix": "mine", "stem": "FOURTH", "before": a_file_of_the_users_own},
+    "shared-prefix-second": {
+        "bucket_prefix": "shared",
+        "stem": "SECOND",
+        "before": another_job_shares_the_prefix,
+    },
+    "untagged-object-under-prefix": {
+        "bucket_prefix": "mine",
+        "stem": "FOURTH",
+        "before": a_file_of_the_users_own,
+    },
     "name-leading-slash": {"name": "/lead", "bucket_prefix": "{name}/x"},
     "dotted-bucket-missing": {"bucket": "my.dotted.bucket"},
     "autorift": {"job_type": "AUTORIFT"},
@@ -386,7 +406,11 @@ TRACES = {
 @pytest.mark.parametrize("trace", RECORDED["completion_traces"], ids=lambda trace: trace["label"])
 def test_leaves_the_same_objects_in_the_bucket(world, trace):
     how = dict(TRACES[trace["label"]])
-    job = {"job_type": "INSAR_ISCE_BURST", "name": how.pop("name", "test-user-bucket"), "job_parameters": {"granules": BURSTS}}
+    job = {
+        "job_type": "INSAR_ISCE_BURST",
+        "name": how.pop("name", "test-user-bucket"),
+        "job_parameters": {"granules": BURSTS},
+    }
     if how.get("job_type"):
         job |= {"job_type": how.pop("job_type"), "job_parameters": {"granules": [
             "S2B_MSIL1C_20260415T005509_N0512_R059_T51DWE_20260415T031050",
@@ -506,7 +530,10 @@ def test_pages_are_cut_before_the_filter_and_can_be_followed(world):
 
 def test_multi_burst_pairs_are_checked(world):
     def detail(reference, secondary):
-        job = {"job_type": "INSAR_ISCE_MULTI_BURST", "job_parameters": {"reference": reference, "secondary": secondary}}
+        job = {
+            "job_type": "INSAR_ISCE_MULTI_BURST",
+            "job_parameters": {"reference": reference, "secondary": secondary},
+        }
         return call(world, "POST", "/jobs", json={"jobs": [job], "validate_only": True}).json().get("detail", "")
 
     assert detail([BURSTS[0]], [BURSTS[1]]) == ""
@@ -525,7 +552,9 @@ def test_renaming_many_takes_1_to_100_jobs(world):
 def test_the_real_sdk_talks_to_it_unmodified(world):
     hyp3 = hyp3_sdk.HyP3(world.sandbox.url("hyp3"), token=world.sandbox.hyp3.token("sdk-user"))
     prepared = hyp3.prepare_insar_isce_burst_job(*BURSTS, name="sdk-job")
-    batch = hyp3.submit_prepared_jobs([prepared | {"bucket": "my-products-bucket", "bucket_prefix": "sdk/{name}/{job_id}"}])
+    batch = hyp3.submit_prepared_jobs(
+        [prepared | {"bucket": "my-products-bucket", "bucket_prefix": "sdk/{name}/{job_id}"}]
+    )
     assert batch[0].bucket_prefix == f"sdk/sdk-job/{batch[0].job_id}"
     assert [job.job_id for job in hyp3.find_jobs(name="sdk-job")] == [batch[0].job_id]
     world.finish(batch[0].job_id)

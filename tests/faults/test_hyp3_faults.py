@@ -1,5 +1,7 @@
 """Notebook 1 on a bad day: every fault, at every kind of request, and a run afterwards that carries on."""
 
+import time
+
 import pytest
 
 from helpers.errors import FailedRemotely, Rejected, TimedOut
@@ -46,7 +48,8 @@ def test_a_fault_while_submitting_never_submits_twice(sandbox, open_notebook, ki
 def test_a_lasting_fault_ends_with_advice_and_the_next_run_carries_on(
     sandbox, open_notebook, monkeypatch, where, kind, error, advice
 ):
-    monkeypatch.setattr("time.sleep", lambda seconds, sleep=__import__("time").sleep: sleep(min(seconds, 0.05)))
+    sleep = time.sleep
+    monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.05)))
     method, path = REQUESTS[where]
     sandbox.traffic.fail(kind, service="hyp3", method=method, path=path, times=1000, seconds=0)
     with pytest.raises(error, match=advice):
@@ -65,7 +68,7 @@ def test_a_token_that_expires_while_waiting_loses_nothing(sandbox, open_notebook
 
 
 def test_waiting_too_long_says_so_and_carries_on(sandbox, open_notebook):
-    with pytest.raises(TimedOut, match="Not finished after 0.6 s: .*run this cell again"):
+    with pytest.raises(TimedOut, match=r"Not finished after 0\.6 s: .*run this cell again"):
         open_notebook(NOTEBOOK, deadline_minutes=0.01).run()
     open_notebook(NOTEBOOK).run()
     assert exactly_three_jobs_paid_once(sandbox)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -41,7 +42,7 @@ def test_is_committed_clean(path):
 @pytest.mark.parametrize("path", FILES)
 def test_has_one_parameters_cell_of_literals(path):
     cells = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
-    assert len(cells) == 1 and cells[0] is code_cells(path)[0] or cells[0].id == code_cells(path)[0].id
+    assert [cell.id for cell in cells] == [code_cells(path)[0].id]
     for node in ast.parse(cells[0].source).body:
         assert isinstance(node, ast.AnnAssign), "write `name: type = value  # meaning, unit`"
         ast.literal_eval(node.value)
@@ -63,7 +64,7 @@ def test_reads_well(path):
     assert len(text) >= 1.1 * len(code), "explain more"
     lengths = [len(c.source.splitlines()) for c in code]
     assert sum(lengths) / len(code) <= 8 and max(lengths) <= 25
-    assert not any(a.cell_type == b.cell_type == "code" for a, b in zip(cells, cells[1:], strict=False)), "a sentence before each cell"
+    assert not any(a.cell_type == b.cell_type == "code" for a, b in pairwise(cells)), "a sentence before each cell"
     titles = [title for _, title in headings]
     for wanted in ("Before you begin", "Parameters", "Setup", "Your turn", "Summary"):
         assert wanted in titles
@@ -81,7 +82,9 @@ def test_uses_no_forbidden_words(path):
         assert not calls & {"input", "exit", "quit", "getpass"}, cell.id
         imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         assert not any(alias.name == "*" for n in imports for alias in n.names), cell.id
-        assert "os.environ" not in cell.source and "getenv" not in cell.source, f"{cell.id}: settings read the environment"
+        assert "os.environ" not in cell.source and "getenv" not in cell.source, (
+            f"{cell.id}: settings read the environment"
+        )
         assert "helpers.sandbox" not in cell.source and "if sandbox" not in cell.source, cell.id
 
 
@@ -204,7 +207,18 @@ def test_the_seal_holds():
 
 def test_nbval_finds_no_broken_cell(environment):
     """A second opinion, cell by cell, from another harness."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-x", "-q", "-c", os.devnull, "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "-x",
+        "-q",
+        "-c",
+        os.devnull,
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [*command, "--rootdir", str(PROJECT), *map(str, notebook_files())],
         env=os.environ | environment, capture_output=True, text=True, timeout=300, cwd=PROJECT,
@@ -216,6 +230,8 @@ def test_nbval_finds_no_broken_cell(environment):
 @pytest.mark.parametrize("path", FILES)
 def test_plain_papermill_runs_it_from_any_folder(path, environment, tmp_path):
     command = [sys.executable, "-m", "papermill", str(path), "out.ipynb", "--no-progress-bar"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None

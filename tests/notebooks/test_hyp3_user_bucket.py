@@ -133,7 +133,10 @@ def test_refuses_a_bucket_of_somebody_elses(sandbox, open_notebook):
     ("parameters", "said"),
     [
         ({"bucket": "my-example-bucket"}, ["the API's example"]),
-        ({"bucket": "Not_A_Bucket", "deadline_minutes": "soon"}, ["lower-case", "deadline_minutes: expected float"]),
+        (
+            {"bucket": "Not_A_Bucket", "deadline_minutes": "soon"},
+            ["lower-case", "deadline_minutes: expected float"],
+        ),
         ({"job_name": "a/b"}, ["'/' into the keys"]),
         ({"bucket_prefix": "HyP3/"}, ["lacks {job_id}", "ends in '/'"]),
         ({"max_credits": 3}, ["more than the limit of 3"]),
