@@ -2,7 +2,7 @@
 # a glance. Plain make (3.81 is enough) and plain sh. make demo PYTHON=/path/to/python chooses the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab check lint format constraints setup clean
+.PHONY: help demo test lab check bench lint format constraints setup clean
 
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
@@ -23,6 +23,9 @@ lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 
 check: setup  ## say what is configured, what is reachable and what is missing
 	$(BIN)/python -m helpers check
+
+bench: setup  ## time the notebooks beside the papermill command line; figures go to outputs/benchmarks
+	$(BIN)/python benchmarks/notebooks.py
 
 lint: setup  ## check style, and that the notebooks are clean
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \

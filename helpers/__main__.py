@@ -77,7 +77,7 @@ def sandbox(argv: list[str]) -> int:
             print(f"The sandbox at {running['url']} is back in its initial state.")
             return 0
         print(f"A sandbox is running already (process {running['pid']}).\n{_how_to_use(running['url'])}")
-        return subprocess.call(options.command) if options.command else 0
+        return _beside(options.command, threading.Event()) if options.command else 0
     if options.reset:
         print("No sandbox is running: a new one starts in its initial state.", file=sys.stderr)
         return 1
@@ -100,7 +100,7 @@ def _serve(options: argparse.Namespace, state_dir: Path) -> int:
     try:
         print(f"The sandbox is running.\n{_how_to_use(services.url('control'))}", flush=True)
         if options.command:
-            return subprocess.call(options.command)
+            return _beside(options.command, stop)
         print("Ctrl-C stops it.", flush=True)
         stop.wait()
     except KeyboardInterrupt:
@@ -109,6 +109,27 @@ def _serve(options: argparse.Namespace, state_dir: Path) -> int:
         note.unlink(missing_ok=True)
         services.stop()
     return 0
+
+
+def _beside(command: list[str], stop: threading.Event) -> int:
+    """Run ``command`` until it ends or we are told to stop; returns its exit code."""
+    try:
+        process = subprocess.Popen(command)
+    except OSError as error:
+        print(f"Cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+    try:
+        while process.poll() is None and not stop.wait(0.1):
+            pass
+    except KeyboardInterrupt:
+        pass  # Ctrl-C went to the command as well: let it end in its own way
+    if stop.is_set():
+        process.terminate()
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
 
 
 def _how_to_use(url: str) -> str:

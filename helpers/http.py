@@ -1,5 +1,6 @@
 """HTTP as an unattended run needs it: time-outs, retries where repeating is harmless, errors that say what to do."""
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,14 @@ from .errors import FailedRemotely, Rejected, TimedOut
 TIMEOUT = (10, 60)
 #: Repeating these cannot do anything twice. A POST is repeated only by who knows how to look first.
 HARMLESS = ("GET", "HEAD", "OPTIONS")
+#: What requests raises when no answer comes, or half of one.
+NO_ANSWER = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.RetryError,
+)
 #: What to do about an answer.
 ADVICE = {
     401: "Get a new token (`.env_tutorial` says where), then run this cell again.",
@@ -52,6 +61,7 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(max_retries=retry))
+    session.send = _explaining(session.send)  # type: ignore[method-assign]
     session.hooks["response"].append(_refuse)
     return session
 
@@ -60,14 +70,23 @@ class _Adapter(HTTPAdapter):
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
         if options.get("timeout") is None:
             options["timeout"] = TIMEOUT
+        return super().send(request, *args, **options)
+
+
+def _explaining(send: Callable[..., requests.Response]) -> Callable[..., requests.Response]:
+    """``Session.send`` with our error for no answer, and for one that breaks off."""
+
+    def explained(request: Any, **options: Any) -> requests.Response:
         try:
-            return super().send(request, *args, **options)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError) as error:
+            return send(request, **options)
+        except NO_ANSWER as error:
             host = urlsplit(request.url).netloc
             raise TimedOut(
                 f"{request.method} {host}: no answer ({type(error).__name__})."
                 " Is the network there? Run this cell again to carry on."
             ) from None
+
+    return explained
 
 
 def _refuse(answer: requests.Response, **_: Any) -> None:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import hyp3_sdk
+import requests
 from hyp3_sdk import Batch, Job
+from hyp3_sdk.exceptions import AuthenticationError
 
 from . import http, objectstore
 from .errors import FailedRemotely, Rejected, TimedOut
-from .settings import Settings
+from .settings import EARTHDATA_HOST, Settings
 from .state import RunState
 
 #: Jobs that one request may submit (HyP3 API).
@@ -47,10 +49,17 @@ def connect(settings: Settings) -> hyp3_sdk.HyP3:
     ------
     NotConfigured
         Live, and there is neither a token nor a ``.netrc`` line for Earthdata Login.
+    Rejected, TimedOut
+        The login with ``.netrc`` was refused, or had no answer.
     """
     settings.require("earthdata")
-    token = settings.earthdata_token
-    hyp3 = hyp3_sdk.HyP3(str(settings.hyp3_api_url).rstrip("/"), token=token.get_secret_value() if token else None)
+    token = settings.earthdata_token.get_secret_value() if settings.earthdata_token else None
+    try:
+        hyp3 = hyp3_sdk.HyP3(str(settings.hyp3_api_url).rstrip("/"), token=token)  # without a token, it logs in now
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise TimedOut(f"{EARTHDATA_HOST} does not answer ({type(error).__name__}). Run this cell again.") from None
+    except AuthenticationError as error:
+        raise Rejected(f"{EARTHDATA_HOST} refuses the login in your .netrc: {error}") from None
     http.harden(hyp3.session)
     return hyp3
 
@@ -63,7 +72,7 @@ def expanded_prefix(job: dict, job_id: str = "<job_id>") -> str | None:
     prefix = job.get("bucket_prefix")
     if prefix is None:
         return job_id if job.get("bucket") else None
-    values = {"{job_id}": job_id, "{name}": job.get("name") or "{name}"}
+    values = {"{job_id}": job_id, "{name}": str(job.get("name") or "{name}")}
     return re.sub(r"\{job_id\}|\{name\}", lambda m: values[m[0]], prefix)
 
 
@@ -399,17 +408,27 @@ def clean_up(state: RunState, s3: Any, owner: str) -> dict[str, int]:
     state.save(cleaning=True)
     policy = state.get("policy")
     if policy:
-        bucket = policy["bucket"]
-        left = objectstore.without(objectstore.read_policy(s3, bucket, owner), policy["added"], policy["before"])
-        if left:
-            s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(left), ExpectedBucketOwner=owner)
-        else:
-            s3.delete_bucket_policy(Bucket=bucket, ExpectedBucketOwner=owner)
+        _withdraw(policy, s3, owner)
     written = state.get("written", {})
     for bucket, keys in written.items():
         objectstore.delete(s3, bucket, keys)
     state.save(cleaned=True)
     return {"statements": len(policy["added"]) if policy else 0, "objects": sum(map(len, written.values()))}
+
+
+def _withdraw(policy: dict, s3: Any, owner: str) -> None:
+    bucket = policy["bucket"]
+    try:
+        stored = objectstore.read_policy(s3, bucket, owner)
+    except objectstore.NoSuchBucket:
+        return
+    left = objectstore.without(stored, policy["added"], policy["before"])
+    if left == stored:
+        return
+    if left:
+        s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(left), ExpectedBucketOwner=owner)
+    else:
+        s3.delete_bucket_policy(Bucket=bucket, ExpectedBucketOwner=owner)
 
 
 def remember_written(state: RunState, bucket: str, keys: list[str]) -> None:

@@ -71,8 +71,9 @@ def _parameters() -> tuple[dict[str, Any], list[str]]:
     if shell is None:  # the notebook as a plain script: values cannot come from outside
         main = sys.modules["__main__"]
         return {name: vars(main)[name] for name in getattr(main, "__annotations__", {})}, []
-    # The cell that declares typed names is the parameters cell; papermill's own cell only assigns.
-    types = next((known for source in shell.user_ns["In"] if (known := _declared(source))), {})
+    # The cell that declares typed names is the parameters cell (run last, if it was edited and run again);
+    # papermill's own cell only assigns.
+    types = next((known for source in reversed(shell.user_ns["In"]) if (known := _declared(source))), {})
     values = {name: shell.user_ns[name] for name in types}
     faults = []
     for name, parameter in types.items():

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -14,11 +15,18 @@ from .settings import Settings
 POLICY_LIMIT = 20 * 1024
 
 
+class NoSuchBucket(Rejected):
+    """The bucket is not there (any more)."""
+
+
 def session(settings: Settings) -> boto3.Session:
     """A boto3 session: keys if they are set, else the profile, else boto3's default chain."""
     if settings.aws_access_key_id and settings.aws_secret_access_key:
         token = settings.aws_session_token
+        # Without this, a profile named in the environment would be looked for even though keys are given.
+        no_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
         return boto3.Session(
+            botocore_session=no_profile,
             aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
             aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
             aws_session_token=token.get_secret_value() if token else None,
@@ -104,10 +112,24 @@ def block_public_access(s3: Any, bucket: str, owner: str) -> None:
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=wanted, ExpectedBucketOwner=owner)
 
 
+def enforce_ownership(s3: Any, bucket: str, owner: str) -> None:
+    """Make whatever others write into ``bucket`` belong to its owner; buckets made before April 2023 may not do so."""
+    rule = {"ObjectOwnership": "BucketOwnerEnforced"}
+    try:
+        answer = s3.get_bucket_ownership_controls(Bucket=bucket, ExpectedBucketOwner=owner)
+        if answer["OwnershipControls"]["Rules"] == [rule]:
+            return
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "OwnershipControlsNotFoundError":
+            raise
+    controls = {"Rules": [rule]}
+    s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=controls, ExpectedBucketOwner=owner)
+
+
 def _explained(error: ClientError, bucket: str, owner: str) -> Exception:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     if status == 404:
-        return Rejected(f"Bucket {bucket} does not exist. Create it, or set create_bucket = True.")
+        return NoSuchBucket(f"Bucket {bucket} does not exist. Create it, or set create_bucket = True.")
     if status == 403:
         return Rejected(
             f"Bucket {bucket} refuses you: it belongs to another account than yours ({owner}), or your credentials"
@@ -185,7 +207,7 @@ def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
 
 
 def delete(s3: Any, bucket: str, keys: list[str]) -> None:
-    """Delete exactly ``keys``.
+    """Delete exactly ``keys``; what is not there any more, with or without its bucket, counts as deleted.
 
     Raises
     ------
@@ -195,7 +217,10 @@ def delete(s3: Any, bucket: str, keys: list[str]) -> None:
     failed = []
     for start in range(0, len(keys), 1000):  # DeleteObjects takes 1,000 keys
         batch = [{"Key": key} for key in keys[start : start + 1000]]
-        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+        try:
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+        except s3.exceptions.NoSuchBucket:
+            return
         failed += [f"{e['Key']}: {e['Code']}" for e in answer.get("Errors", [])]
     if failed:
         raise Rejected.because(f"S3 did not delete everything from {bucket}", failed)

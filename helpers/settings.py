@@ -8,7 +8,6 @@ import json
 import netrc
 import os
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -33,6 +32,7 @@ ALL, AWS, HYP3, DESTINE = (
     "DestinE Hook (recipe 2; files of the published tutorial work unchanged)",
 )
 
+Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Url = Annotated[HttpUrl, "an http(s) URL"]
 
 
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         HYP3,
         "The HyP3 deployment to talk to.",
     )
-    hyp3_settle_seconds: float = _setting(
+    hyp3_settle_seconds: Seconds = _setting(
         "HYP3_SETTLE_SECONDS",
         30.0,
         HYP3,
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         "Products to order, separated by commas.",
     )
     hook_source_type: Literal["DESP", "EXTERNAL"] | None = _setting(
-        "HOOK_SOURCE_TYPE", "DESP", DESTINE, "DESP, EXTERNAL, or empty for a custom hook."
+        "HOOK_SOURCE_TYPE", None, DESTINE, "DESP or EXTERNAL; empty for a custom hook."
     )
     hook_is_private_storage: bool = _setting(
         "HOOK_IS_PRIVATE_STORAGE",
@@ -216,9 +216,15 @@ def _missing(settings: Settings, service: str) -> list[str]:
         return [_wanted("earthdata_token")]
     if (settings.aws_access_key_id is None) != (settings.aws_secret_access_key is None):
         return [_wanted("aws_secret_access_key" if settings.aws_access_key_id else "aws_access_key_id")]
-    from .objectstore import session  # boto3 only where it is needed
+    from botocore.exceptions import ProfileNotFound  # boto3 only where it is needed
 
-    if session(settings).get_credentials() is None:
+    from .objectstore import session
+
+    try:
+        credentials = session(settings).get_credentials()
+    except ProfileNotFound as error:
+        return [f"AWS_PROFILE: {error}; see the names in ~/.aws/config"]
+    if credentials is None:
         return [
             _wanted("aws_profile"),
             f"or {_wanted('aws_access_key_id')}",
@@ -252,7 +258,8 @@ def load(env_file: Path | None = None) -> Settings:
     environment = _sandbox_environment(settings)
     sandbox_id = environment.pop("id")
     _bypass_proxies(environment["RECIPES_SANDBOX_URL"])
-    settings = _read(file, environment)
+    # No real credential goes to the sandbox, whatever the environment has.
+    settings = _read(file, environment | {"AWS_SESSION_TOKEN": None, "AWS_PROFILE": None})
     settings._sandbox_id = sandbox_id
     return settings
 
@@ -262,7 +269,7 @@ def read(env_file: Path | None = None) -> Settings:
     return _read(env_file or find_env_file())
 
 
-def _read(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:
+def _read(file: Path | None, overrides: dict[str, Any] | None = None) -> Settings:
     try:
         settings = Settings(_env_file=file, **(overrides or {}))  # type: ignore[call-arg]
     except ValidationError as error:
@@ -334,20 +341,19 @@ def _sandbox_environment(settings: Settings) -> dict[str, str]:
 
 def _bypass_proxies(url: str) -> None:
     """A proxy of the institute's cannot reach this machine's own services: let every HTTP client know."""
-    host = urlsplit(url).hostname or ""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [h for h in os.environ.get(name, "").split(",") if h]
-        if host not in hosts:
-            os.environ[name] = ",".join([*hosts, host])
+    names = ("NO_PROXY", "no_proxy")
+    hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
+    merged = ",".join(dict.fromkeys(filter(None, [*hosts, urlsplit(url).hostname or ""])))
+    os.environ.update(dict.fromkeys(names, merged))
 
 
 def running_sandbox(state_dir: Path) -> dict | None:
     """The sandbox that `python -m helpers sandbox` runs (url, pid), if it still answers; ``None`` otherwise."""
     try:
         noted = json.loads((state_dir / "sandbox.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return noted if _ask(noted["url"]) else None
+        return noted if _ask(noted["url"]) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # no note, or half of one
 
 
 def reset_sandbox(url: str) -> None:
@@ -412,7 +418,6 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
-@cache
 def _netrc_entries() -> dict[str, str]:
     try:
         hosts = netrc.netrc(os.environ.get("NETRC") or None).hosts
@@ -427,16 +432,14 @@ def _netrc_has(host: str) -> bool:
 
 def secret_values() -> set[str]:
     """Every credential this process could leak: of settings, ``.netrc`` and the AWS files. For redaction only."""
-    try:
-        settings = _read(find_env_file())
-    except NotConfigured:
-        settings = None
-    found = set(_netrc_entries().values())
-    for field in Settings.model_fields:
-        if _is_secret(field):
-            secret = getattr(settings, field, None)
-            found |= {secret.get_secret_value()} if secret else set()
-            found |= {os.environ[name] for name in names(field) if os.environ.get(name)}
+    from dotenv import dotenv_values
+
+    # Not through `read`: a wrong setting elsewhere must not let a secret slip.
+    file = find_env_file()
+    values = [dict(os.environ), dotenv_values(file) if file else {}]
+    secret_names = [name for field in Settings.model_fields if _is_secret(field) for name in names(field)]
+    found = {source[name] for source in values for name in secret_names if source.get(name)}
+    found |= set(_netrc_entries().values())
     import botocore.session
 
     for profile in botocore.session.Session().full_config.get("profiles", {}).values():

@@ -1,7 +1,6 @@
 """What every test stands on: a sealed process, one sandbox, and notebooks run cell by cell or in a real kernel."""
 
 import ast
-import json
 import os
 from pathlib import Path
 
@@ -24,9 +23,11 @@ SEAL = {
 FOREIGN = ("AWS_", "EARTHDATA_", "HYP3_", "RECIPES_", "DESP_", "HOOK_", "NETRC", "JPY_")
 
 
-def pytest_sessionstart() -> None:
-    # The set-up test installs packages and needs the real values; it finds them here.
-    os.environ["TESTS_UNSEALED"] = json.dumps(dict(os.environ))
+UNSEALED = pytest.StashKey[dict]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[UNSEALED] = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     os.environ.update(SEAL, AWS_EC2_METADATA_DISABLED="true", NETRC=os.devnull)
@@ -35,11 +36,17 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.fixture(scope="session")
+def unsealed(pytestconfig) -> dict[str, str]:
+    """The environment as it was: for what must reach the package index."""
+    return pytestconfig.stash[UNSEALED]
+
+
+@pytest.fixture(scope="session")
 def running_sandbox():
     from helpers.sandbox import Deployment, Sandbox
 
     # Faster than a workshop wants to watch, slow enough that every state is seen.
-    with Sandbox(deployment=Deployment(pending=0.3, running=0.6)) as sandbox:
+    with Sandbox(deployment=Deployment(pending=0.1, running=0.2)) as sandbox:
         yield sandbox
 
 

@@ -6,6 +6,7 @@ Either inside the caller's process (:func:`start`: free ports, gone with the pro
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,8 +108,11 @@ class Sandbox:
 
     def _serve(self, name: str, app: Any, watched: bool = True) -> None:
         app = self.traffic.in_front_of(app, name) if watched else app
-        server = make_server(self.host, self._ports.get(name, 0), app, threaded=True, request_handler=_Handler)
-        server.daemon_threads = True
+        # Our own socket: for a taken port, werkzeug's would print advice and leave the process.
+        with socket.create_server((self.host, self._ports.get(name, 0))) as listener:
+            port = listener.getsockname()[1]
+            options = {"threaded": True, "request_handler": _Handler, "fd": listener.fileno()}
+            server = make_server(self.host, port, app, **options)
         threading.Thread(target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True).start()
         self._servers[name] = server
 
@@ -256,7 +260,10 @@ def _control(sandbox: Sandbox) -> Flask:
 
     @app.post("/clock")
     def advance() -> Any:
-        now = sandbox.clock.advance(request.get_json()["advance"])
+        try:
+            now = sandbox.clock.advance(float(request.get_json()["advance"]))
+        except (KeyError, TypeError, ValueError) as error:
+            return jsonify({"detail": f'send {{"advance": seconds}}: {error}'}), 400
         sandbox.hyp3.processor.run_due()
         return jsonify({"now": now.isoformat()})
 

@@ -27,6 +27,16 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
     "unavailable": (503, "application/json", "HyP3 is currently unavailable. Please try again later."),
 }
 
+#: Status and error code of the same faults at S3, which throttles with 503.
+S3_ANSWERS = {
+    "expired-token": (400, "ExpiredToken"),
+    "forbidden": (403, "AccessDenied"),
+    "too-many-requests": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    "bad-gateway": (502, "BadGateway"),
+    "unavailable": (503, "ServiceUnavailable"),
+}
+
 #: Faults that are no answers: the service answers late, hangs up before it acts, or acts and then hangs up.
 BEHAVIOURS = ("slow", "dropped", "lost-answer")
 
@@ -49,6 +59,14 @@ class Fault:
         known = (*ANSWERS, *BEHAVIOURS)
         if self.kind not in known:
             raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(known)}")
+        if not all(isinstance(count, int) and count >= 0 for count in (self.times, self.skip)):
+            raise ValueError("times and skip are whole numbers, 0 or more")
+        if not isinstance(self.seconds, int | float) or self.seconds < 0:
+            raise ValueError("seconds is a number, 0 or more")
+        try:
+            re.compile(self.path)
+        except re.error as error:
+            raise ValueError(f"path {self.path!r} is no regular expression: {error}") from None
 
     def strikes(self, service: str, method: str, path: str) -> bool:
         return (
@@ -128,14 +146,14 @@ class Traffic:
             try:
                 if fault is None:
                     return app(environ, remember)
-                return self._strike(fault, app, environ, remember, seen)
+                return self._strike(fault, service, app, environ, remember, seen)
             finally:
                 self.requests.append(Request(service, method, path, environ.get("QUERY_STRING", ""), seen["status"]))
 
         return layer
 
     def _strike(
-        self, fault: Fault, app: Callable, environ: dict, start_response: Callable, seen: dict
+        self, fault: Fault, service: str, app: Callable, environ: dict, start_response: Callable, seen: dict
     ) -> Iterable[bytes]:
         if fault.kind == "slow":
             time.sleep(fault.seconds)
@@ -147,7 +165,7 @@ class Traffic:
             seen["status"] = 0
             _hang_up(environ)
             return []
-        status, content_type, body = ANSWERS[fault.kind]
+        status, content_type, body = _as_s3(environ, fault.kind) if service == "s3" else ANSWERS[fault.kind]
         # HTTP knows whole seconds only.
         headers = {"Retry-After": str(math.ceil(fault.seconds))} if status == 429 else {}
         if "json" in content_type:
@@ -157,6 +175,15 @@ class Traffic:
             [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers.items()],
         )
         return [body.encode()]
+
+
+def _as_s3(environ: dict, kind: str) -> tuple[int, str, str]:
+    """The same fault in the words of S3 or, for a POST to "/", of AWS's other services."""
+    status, code = S3_ANSWERS[kind]
+    error = f"<Error><Code>{code}</Code><Message>{kind}</Message></Error>"
+    if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] == "/":
+        error = f"<ErrorResponse>{error}</ErrorResponse>"
+    return status, "application/xml", error
 
 
 def _hang_up(environ: dict) -> None:

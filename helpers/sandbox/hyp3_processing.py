@@ -156,7 +156,7 @@ class Processor:
     make_products:
         From a job to the objects it publishes (``name``, ``body``, ``file_type``, ``content_type``).
     pending, running:
-        Seconds that a job stays in each state; later jobs of a submission follow 0.3 s apart.
+        Seconds that a job stays in each state; later jobs of a submission follow a little later each.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Processor:
         """Plan the new jobs' starts and ends."""
         now = self.clock.now()
         for i, job_id in enumerate(job_ids):
-            start = now + timedelta(seconds=self.pending + 0.3 * i)
+            start = now + timedelta(seconds=self.pending + 0.15 * self.running * i)
             self._due[job_id] = start, start + timedelta(seconds=self.running)
 
     def run_due(self) -> None:
@@ -189,6 +189,8 @@ class Processor:
         with self._working:
             now = self.clock.now()
             for job_id, (start, end) in list(self._due.items()):
+                if self._stop.is_set():
+                    return
                 job = self.jobs[job_id]
                 if job["status_code"] == "PENDING" and now >= start:
                     self.start(job_id)
@@ -244,7 +246,10 @@ class Processor:
         threading.Thread(target=loop, name="hyp3-processor", daemon=True).start()
 
     def stop(self) -> None:
+        """Take no further transition; returns when the one under way is done."""
         self._stop.set()
+        with self._working:
+            pass
 
 
 def _log_of_failure(job: dict, now: datetime) -> str:

@@ -27,7 +27,8 @@ def verdict(policy: dict | None, principal: str, action: str, resource: str, **c
     """
     if principal != ANONYMOUS:
         context |= {"aws_PrincipalArn": principal, "aws_PrincipalAccount": principal.split(":")[4]}
-    context = {"aws_SecureTransport": "true"} | context
+    # Names of condition keys are the same in any case.
+    context = {name.lower(): value for name, value in ({"aws_SecureTransport": "true"} | context).items()}
     effects = {
         statement["Effect"]
         for statement in _listed((policy or {}).get("Statement"))
@@ -67,13 +68,15 @@ def _names(statement: dict, principal: str) -> bool:
 
 def _holds(condition: dict, context: dict[str, str]) -> bool:
     return all(
-        _test(operator, _listed(wanted), context.get(re.sub("[:-]", "_", key)))
+        _test(operator, _listed(wanted), context.get(re.sub("[:-]", "_", key).lower()))
         for operator, tests in condition.items()
         for key, wanted in tests.items()
     )
 
 
 def _test(operator: str, wanted: list, found: str | None) -> bool:
+    if operator == "Null":
+        return any((found is None) == (str(w).lower() == "true") for w in wanted)
     optional = operator.endswith("IfExists")
     operator = operator.removesuffix("IfExists")
     negated = "Not" in operator

@@ -4,15 +4,17 @@ moto accepts any key and lets everybody in. The guard adds what a bucket of one'
 bucket policies evaluated with their principal, anonymous requests, `ExpectedBucketOwner`, expiring presigned URLs.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import unescape
 
 from moto.iam.access_control import PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import FakeBucket, s3_backends
+from moto.s3.models import FakeBucket, FakeKey, FakeMultipart, s3_backends
 
 from . import policy
 
@@ -73,6 +75,9 @@ def create_bucket(name: str, account_id: str, region: str) -> None:
 def reset() -> None:
     """Empty every account: buckets, objects, policies."""
     s3_backends.reset()
+    # moto goes through every object it ever had at each reset, and frees none.
+    FakeKey.instances_tracked.clear()
+    FakeMultipart.instances_tracked.clear()
 
 
 class Guard:
@@ -112,22 +117,43 @@ class Guard:
             return None  # CreateBucket: moto answers whether the name is free
         bucket = s3_backends[owner][partition].buckets[bucket_name]
         stored = json.loads(bucket.policy) if bucket.policy else None
-        resource = f"arn:aws:s3:::{bucket_name}" + (f"/{key}" if key else "")
-        says = policy.verdict(stored, principal, _action(method, key, query), resource)
+        if method == "POST" and "delete" in query:
+            # S3 would refuse single keys of the list; here one that is denied stops them all.
+            resources = [f"arn:aws:s3:::{bucket_name}/{k}" for k in _keys_to_delete(environ)]
+        else:
+            resources = [f"arn:aws:s3:::{bucket_name}" + (f"/{key}" if key else "")]
+        action = _action(method, key, query)
+        says = {policy.verdict(stored, principal, action, resource) for resource in resources}
         if f"::{owner}:" in principal:
             # The owner gets in without a policy, and can always take a policy back.
-            return "Access Denied" if says == "Deny" and "policy" not in query else None
-        return None if says == "Allow" else "Access Denied"
+            return "Access Denied" if "Deny" in says and "policy" not in query else None
+        return None if says == {"Allow"} else "Access Denied"
 
     def _principal(self, access_key: str | None, query: dict) -> str:
-        if access_key is None and "X-Amz-Credential" in query:
-            signed = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-            if datetime.now(UTC) > signed + timedelta(seconds=int(query["X-Amz-Expires"][0])):
+        if access_key is None and (signed := _presigned(query)):
+            access_key, until = signed
+            if datetime.now(UTC) > until:
                 return EXPIRED
-            access_key = query["X-Amz-Credential"][0].split("/")[0]
         if access_key is None:
             return policy.ANONYMOUS
         return self.identities.get(access_key, f"arn:aws:iam::{USER_ACCOUNT}:user/{access_key}")
+
+
+def _presigned(query: dict) -> tuple[str, datetime] | None:
+    """Access key id and end of a presigned URL, of either signature version (boto3 still signs URLs with the old)."""
+    if "X-Amz-Credential" in query:
+        signed = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return query["X-Amz-Credential"][0].split("/")[0], signed + timedelta(seconds=int(query["X-Amz-Expires"][0]))
+    if "AWSAccessKeyId" in query:
+        return query["AWSAccessKeyId"][0], datetime.fromtimestamp(int(query["Expires"][0]), UTC)
+    return None
+
+
+def _keys_to_delete(environ: dict) -> list[str]:
+    """The keys in the body of a DeleteObjects request; the body is put back."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", body.decode(), re.DOTALL)]
 
 
 def _action(method: str, key: str, query: dict) -> str:

@@ -1,7 +1,6 @@
 """What a newcomer does: clone, `make demo`. On a machine where nothing of ours is installed yet."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def clone(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory) -> dict[str, str]:
+def machine(tmp_path_factory, unsealed) -> dict[str, str]:
     """A newcomer's environment: an empty home, the system's programs, our Python under its full name only."""
     home, programs = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bin")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -64,12 +63,10 @@ def machine(tmp_path_factory) -> dict[str, str]:
         version: sys._base_executable,
     }.items():
         (programs / name).symlink_to(path)
-    # tests/conftest.py has closed the way to the network for every other test; this one takes it as it was
-    outside = json.loads(os.environ.get("TESTS_UNSEALED", "{}")) or dict(os.environ)
-    inherited = {name: value for name, value in outside.items() if name.upper().startswith(NETWORK)}
+    inherited = {name: value for name, value in unsealed.items() if name.upper().startswith(NETWORK)}
     inherited.pop("UV_PYTHON", None)
     # Downloads that are on this machine already need not be fetched again; a new machine simply has none.
-    cache = Path(outside.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    cache = Path(unsealed.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
     return {
         "UV_CACHE_DIR": str(cache),
         **inherited,

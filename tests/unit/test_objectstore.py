@@ -48,6 +48,15 @@ def a_policy(*statements: dict, **more) -> dict:
 
 
 @pytest.fixture
+def sandbox(running_sandbox):
+    """The sandbox with an empty S3, which is all that matters here."""
+    sandbox_s3.reset()
+    running_sandbox.traffic.heal()
+    running_sandbox.traffic.requests.clear()
+    return running_sandbox
+
+
+@pytest.fixture
 def bucket(s3) -> str:
     objectstore.ensure_bucket(s3, BUCKET, OWNER, create=True)
     return BUCKET
@@ -229,10 +238,36 @@ def test_public_access_is_blocked_with_one_request_however_often_it_is_asked_for
 
 
 def test_a_half_open_bucket_is_closed(s3, bucket):
-    half = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": False, "RestrictPublicBuckets": False}
+    half = {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": False,
+        "RestrictPublicBuckets": False,
+    }
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=half)
     objectstore.block_public_access(s3, bucket, OWNER)
     assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+
+
+def test_what_others_write_belongs_to_the_owner_with_one_request_however_often_it_is_asked_for(sandbox, s3):
+    s3.create_bucket(
+        Bucket=BUCKET,
+        ObjectOwnership="ObjectWriter",
+        CreateBucketConfiguration={"LocationConstraint": "us-west-2"},
+    )
+    for _ in range(2):
+        objectstore.enforce_ownership(s3, BUCKET, OWNER)
+    puts = [r for r in sandbox.traffic.received("s3", "PUT") if "ownershipControls" in r.query]
+    assert len(puts) == 1
+    rules = s3.get_bucket_ownership_controls(Bucket=BUCKET)["OwnershipControls"]["Rules"]
+    assert rules == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+
+
+def test_a_bucket_without_a_word_on_ownership_gets_one(s3, bucket):
+    s3.delete_bucket_ownership_controls(Bucket=bucket)
+    objectstore.enforce_ownership(s3, bucket, OWNER)
+    rules = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]["Rules"]
+    assert rules == [{"ObjectOwnership": "BucketOwnerEnforced"}]
 
 
 # --- objects ---
@@ -261,14 +296,20 @@ def test_deleting_nothing_asks_nothing(sandbox, s3, bucket):
     assert sandbox.traffic.received("s3", "POST", f"^/{BUCKET}") == []
 
 
+def test_deleting_from_a_bucket_that_is_gone_is_done(s3):
+    objectstore.delete(s3, "no-such-bucket", ["a"])
+
+
 def test_keys_that_s3_keeps_are_named_and_the_rest_is_deleted(s3, bucket, monkeypatch):
     fill(["a", "kept/1", "kept/2", "b"])
     monkeypatch.setattr(
         FakeBucket,
         "get_permission",
-        lambda _, action, resource: PermissionResult.DENIED
-        if action == "s3:DeleteObject" and "/kept/" in resource
-        else PermissionResult.PERMITTED,
+        lambda _, action, resource: (
+            PermissionResult.DENIED
+            if action == "s3:DeleteObject" and "/kept/" in resource
+            else PermissionResult.PERMITTED
+        ),
     )
     with pytest.raises(Rejected, match=r"(?s)\(2 problems\).*kept/1: AccessDenied.*kept/2: AccessDenied"):
         objectstore.delete(s3, bucket, ["a", "kept/1", "kept/2", "b"])
@@ -276,6 +317,16 @@ def test_keys_that_s3_keeps_are_named_and_the_rest_is_deleted(s3, bucket, monkey
 
 
 # --- clients ---
+
+
+def test_the_account_is_the_one_of_the_credentials(settings):
+    assert objectstore.account_id(settings) == OWNER
+
+
+def test_refused_credentials_are_explained(sandbox, settings):
+    sandbox.traffic.fail("forbidden", service="s3", method="POST", path="^/$")
+    with pytest.raises(Rejected, match=r"AWS refuses your credentials.*Renew them"):
+        objectstore.account_id(settings)
 
 
 def test_clients_have_time_outs_and_retries(settings):

@@ -69,7 +69,7 @@ PRINCIPALS = [
     ({"Principal": {"AWS": "4444*"}}, False, False),
     ({"Principal": {"AWS": []}}, False, False),
     ({"Principal": {"Service": "logging.s3.amazonaws.com"}}, False, False),
-    ({"Principal": {"CanonicalUser": "79a59df900b949e55d96a1e698fbacedfd6e09d98eacf8f8d5218e7cd47ef2be"}}, False, False),
+    ({"Principal": {"CanonicalUser": "79a59df900b9"}}, False, False),
     ({"Principal": None}, False, False),
     ({"Principal": None, "NotPrincipal": {"AWS": ROLE}}, False, True),
     ({"Principal": None, "NotPrincipal": {"AWS": ["111122223333", ROLE]}}, False, True),
@@ -238,22 +238,23 @@ def test_the_usual_rule_for_encrypted_connections_lets_encrypted_ones_pass():
 # --- HyP3's own policy ---
 
 
-@pytest.mark.parametrize(
-    ("principal", "action", "resource", "expected"),
-    [
-        (ROLE, "s3:PutObject", KEY, "Allow"),
-        (ROLE, "s3:PutObjectTagging", KEY, "Allow"),
-        (ROLE, "s3:GetObject", KEY, "Allow"),
-        (ROLE, "s3:GetObjectTagging", KEY, "Allow"),
-        (ROLE, "s3:ListBucket", BUCKET, "Allow"),
-        (ROLE, "s3:GetBucketLocation", BUCKET, "Allow"),
-        (ROLE, "s3:DeleteObject", KEY, None),
-        (ROLE, "s3:PutBucketPolicy", BUCKET, None),
-        (ROLE, "s3:ListBucket", "arn:aws:s3:::other", None),
-        (ROLE, "s3:PutObject", "arn:aws:s3:::other/a", None),
-        (ROLE.replace(ACCOUNT, "111122223333"), "s3:PutObject", KEY, None),
-        (ANONYMOUS, "s3:GetObject", KEY, None),
-    ],
-)
-def test_the_policy_that_hyp3_hands_out(sandbox, principal, action, resource, expected):
-    assert verdict(sandbox.hyp3.bucket_policy("bucket"), principal, action, resource) == expected
+def test_the_policy_that_hyp3_hands_out(sandbox):
+    policy = sandbox.hyp3.bucket_policy("bucket")
+    actions = ("GetObject", "GetObjectTagging", "PutObject", "PutObjectTagging", "DeleteObject")
+    actions += ("ListBucket", "GetBucketLocation", "GetBucketPolicy", "PutBucketPolicy")
+    allowed = {
+        (action, resource)
+        for action in actions
+        for resource in (KEY, BUCKET, "arn:aws:s3:::other/a", "arn:aws:s3:::other")
+        if verdict(policy, ROLE, f"s3:{action}", resource) == "Allow"
+    }
+    assert allowed == {
+        ("ListBucket", BUCKET),
+        ("GetBucketLocation", BUCKET),
+        ("GetObject", KEY),
+        ("GetObjectTagging", KEY),
+        ("PutObject", KEY),
+        ("PutObjectTagging", KEY),
+    }
+    for stranger in (ANONYMOUS, ROLE.replace(ACCOUNT, "111122223333")):
+        assert verdict(policy, stranger, "s3:GetObject", KEY) is None

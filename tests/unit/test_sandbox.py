@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from botocore.config import Config
 
 from helpers import objectstore
 from helpers import settings as room
@@ -46,6 +47,11 @@ def submit(sandbox: Sandbox, count: int = 1, token: str | None = None, **where) 
     return [job["job_id"] for job in answer.json()["jobs"]]
 
 
+def small_products(_: dict) -> list[Product]:
+    kinds = {"x.zip": "product", "x.tif": "product", "x.png": "browse", "x_thumb.png": "thumbnail"}
+    return [Product(name, b"12345", kind, "application/octet-stream") for name, kind in kinds.items()]
+
+
 def control(sandbox: Sandbox, path: str, body: object = None, method: str = "POST") -> requests.Response:
     return requests.request(method, f"{sandbox.url('control')}{path}", json=body, timeout=10)
 
@@ -63,6 +69,8 @@ def bucket(s3) -> str:
 def finished(sandbox):
     """Submit a job into the user's bucket (or elsewhere), let it end, and return it as the service stores it."""
     sandbox.hyp3.processor.stop()
+    # Small products, written faster than the sandbox's own rasters.
+    sandbox.hyp3.processor.make_products = small_products
 
     def submit_and_finish(**where) -> dict:
         (job_id,) = submit(sandbox, **({"bucket": BUCKET, "bucket_prefix": "HyP3/{job_id}"} | where))
@@ -73,7 +81,9 @@ def finished(sandbox):
     return submit_and_finish
 
 
-def hyp3s_policy(bucket: str = BUCKET, principal: object = ACCOUNT, scope: str = "", lacking: tuple[str, ...] = ()) -> dict:
+def hyp3s_policy(
+    bucket: str = BUCKET, principal: object = ACCOUNT, scope: str = "", lacking: tuple[str, ...] = ()
+) -> dict:
     """The policy that HyP3 hands out, with changes."""
     answer = {
         "bucket": (["s3:ListBucket", "s3:getBucketLocation"], ""),
@@ -93,7 +103,12 @@ def hyp3s_policy(bucket: str = BUCKET, principal: object = ACCOUNT, scope: str =
 
 
 def deny(principal: object, action: str) -> dict:
-    statement = {"Effect": "Deny", "Principal": {"AWS": principal}, "Action": action, "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    statement = {
+        "Effect": "Deny",
+        "Principal": {"AWS": principal},
+        "Action": action,
+        "Resource": f"arn:aws:s3:::{BUCKET}/*",
+    }
     policy = hyp3s_policy()
     return policy | {"Statement": [*policy["Statement"], statement]}
 
@@ -107,7 +122,7 @@ REFUSING = {
     "another account": hyp3s_policy(principal="111122223333"),
     "only one of its roles": hyp3s_policy(principal=ROLES[0]),
     "a Deny for everybody": deny("*", "s3:PutObject"),
-    "a Deny for one role": deny(ROLES[0], "s3:*") | {},
+    "a Deny for one role": deny(ROLES[0], "s3:*"),
     "another folder": hyp3s_policy(scope="/elsewhere"),
     "the folder in other letters": hyp3s_policy(scope="/hyp3"),
     "another bucket": hyp3s_policy("my-products-2"),
@@ -144,7 +159,9 @@ def test_a_job_for_a_bucket_that_is_not_there_fails_without_any_file_keys(finish
     assert job["status_code"] == "FAILED" and FILE_KEYS & set(job) == set()
 
 
-@pytest.mark.parametrize(("algorithm", "state"), [("aws:kms", "FAILED"), ("aws:kms:dsse", "FAILED"), ("AES256", "SUCCEEDED")])
+@pytest.mark.parametrize(
+    ("algorithm", "state"), [("aws:kms", "FAILED"), ("aws:kms:dsse", "FAILED"), ("AES256", "SUCCEEDED")]
+)
 def test_a_bucket_with_a_kms_key_keeps_hyp3_out(finished, s3, bucket, algorithm, state):
     put_policy(s3, hyp3s_policy())
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": algorithm}}
@@ -176,7 +193,13 @@ def test_with_the_policy_that_hyp3_hands_out_the_products_arrive(sandbox, finish
         deny("111122223333", "s3:*"),
         deny("*", "s3:DeleteObject"),
     ],
-    ids=["its three roles", "its account as an ARN", "scoped to the folder", "a Deny for others", "a Deny of something else"],
+    ids=[
+        "its three roles",
+        "its account as an ARN",
+        "scoped to the folder",
+        "a Deny for others",
+        "a Deny of something else",
+    ],
 )
 def test_narrower_policies_work_too(finished, s3, bucket, policy):
     put_policy(s3, policy)
@@ -202,15 +225,20 @@ def test_anonymous_reading_is_for_the_content_bucket_only(sandbox, finished, s3,
         assert requests.get(f"{sandbox.url('s3')}/{name}?policy", timeout=10).status_code == 403
 
 
-def test_presigned_urls_open_a_private_object_until_they_expire(sandbox, s3, bucket):
+@pytest.mark.parametrize("signature", [None, "s3v4"])
+def test_presigned_urls_open_a_private_object_until_they_expire(sandbox, settings, s3, bucket, signature):
+    """Signed in boto3's default way, which for this region is still the old one, and in the new one."""
+    signer = objectstore.session(settings).client(
+        "s3", endpoint_url=sandbox.url("s3"), config=Config(signature_version=signature)
+    )
     s3.put_object(Bucket=BUCKET, Key="folder/a b.txt", Body=b"private")
     plain = f"{sandbox.url('s3')}/{BUCKET}/folder/a%20b.txt"
     where = {"Bucket": BUCKET, "Key": "folder/a b.txt"}
-    good = s3.generate_presigned_url("get_object", Params=where, ExpiresIn=60)
-    short = s3.generate_presigned_url("get_object", Params=where, ExpiresIn=1)
+    good = signer.generate_presigned_url("get_object", Params=where, ExpiresIn=60)
+    short = signer.generate_presigned_url("get_object", Params=where, ExpiresIn=1)
     assert good.startswith(plain) and requests.get(plain, timeout=10).status_code == 403
     assert requests.get(good, timeout=10).content == b"private"
-    upload = s3.generate_presigned_url("put_object", Params=where, ExpiresIn=60)
+    upload = signer.generate_presigned_url("put_object", Params=where, ExpiresIn=60)
     assert requests.put(upload, data=b"changed", timeout=10).status_code == 200
     time.sleep(1.1)
     expired = requests.get(short, timeout=10)
@@ -221,7 +249,7 @@ def test_presigned_urls_open_a_private_object_until_they_expire(sandbox, s3, buc
 def test_the_owner_can_be_shut_out_but_can_always_take_the_policy_back(s3, bucket):
     s3.put_object(Bucket=BUCKET, Key="a", Body=b"a")
     put_policy(s3, {"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}]})
-    with pytest.raises(s3.exceptions.ClientError, match="403|AccessDenied"):
+    with pytest.raises(s3.exceptions.ClientError, match="AccessDenied"):
         s3.get_object(Bucket=BUCKET, Key="a")
     s3.delete_bucket_policy(Bucket=BUCKET)
     assert s3.get_object(Bucket=BUCKET, Key="a")["Body"].read() == b"a"
@@ -230,7 +258,12 @@ def test_the_owner_can_be_shut_out_but_can_always_take_the_policy_back(s3, bucke
 def test_a_denied_key_is_not_deleted_together_with_others_either(s3, bucket):
     for key in ("kept/1", "gone"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
-    rule = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": f"arn:aws:s3:::{BUCKET}/kept/*"}
+    rule = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:DeleteObject",
+        "Resource": f"arn:aws:s3:::{BUCKET}/kept/*",
+    }
     put_policy(s3, {"Statement": [rule]})
     with pytest.raises(s3.exceptions.ClientError, match="AccessDenied"):
         s3.delete_object(Bucket=BUCKET, Key="kept/1")
@@ -245,8 +278,11 @@ def test_a_denied_key_is_not_deleted_together_with_others_either(s3, bucket):
 @pytest.fixture
 def still() -> Iterator[Sandbox]:
     """A sandbox of its own whose clock moves only when it is told to."""
-    with Sandbox(clock=Clock(datetime(2026, 11, 21, 12, tzinfo=UTC)), deployment=Deployment(pending=0.1, running=0.2)) as it:
-        yield it
+    with Sandbox(
+        clock=Clock(datetime(2026, 11, 21, 12, tzinfo=UTC)),
+        deployment=Deployment(pending=0.1, running=0.2, make_products=small_products),
+    ) as sandbox:
+        yield sandbox
 
 
 def states(sandbox: Sandbox, ids: list[str]) -> list[str]:
@@ -254,22 +290,29 @@ def states(sandbox: Sandbox, ids: list[str]) -> list[str]:
 
 
 def test_jobs_advance_with_the_clock_and_with_nothing_else(still):
-    ids = submit(still, count=2)
-    assert {still.hyp3.jobs[i]["request_time"] for i in ids} == {"2026-11-21T12:00:00+00:00"}
-    time.sleep(0.4)  # of real time, in which a job would be done
-    assert states(still, ids) == ["PENDING", "PENDING"]
-    for seconds, expected in [
-        (0.09, ["PENDING", "PENDING"]),
-        (0.01, ["RUNNING", "PENDING"]),
-        (0.2, ["SUCCEEDED", "PENDING"]),
-        (0.1, ["SUCCEEDED", "RUNNING"]),
-        (3600, ["SUCCEEDED", "SUCCEEDED"]),
-    ]:
+    (job_id,) = submit(still)
+    assert still.hyp3.jobs[job_id]["request_time"] == "2026-11-21T12:00:00+00:00"
+    time.sleep(0.4)  # of real time, in which the job would be done
+    assert states(still, [job_id]) == ["PENDING"]
+    for seconds, state in [(0.09, "PENDING"), (0.01, "RUNNING"), (0.19, "RUNNING"), (0.01, "SUCCEEDED")]:
         assert control(still, "/clock", {"advance": seconds}).status_code == 200
-        assert states(still, ids) == expected
-    assert control(still, "/clock", {"advance": 0}).json() == {"now": "2026-11-21T13:00:00.400000+00:00"}
-    # Its effects are there when the clock's answer is: no waiting, no polling.
-    assert all(still.hyp3.jobs[i]["files"] for i in ids)
+        # Its effects are there when the answer is: no waiting, no polling.
+        assert states(still, [job_id]) == [state]
+    assert still.hyp3.jobs[job_id]["files"]
+    assert control(still, "/clock", {"advance": 3600}).json() == {"now": "2026-11-21T13:00:00.300000+00:00"}
+
+
+def test_later_jobs_of_a_submission_follow_a_little_later(still):
+    ids = submit(still, count=3)
+    seen = []
+    for _ in range(40):
+        control(still, "/clock", {"advance": 0.01})
+        if states(still, ids) not in seen:
+            seen.append(states(still, ids))
+    assert seen[0] == ["PENDING"] * 3 and seen[-1] == ["SUCCEEDED"] * 3
+    order = ["PENDING", "RUNNING", "SUCCEEDED"].index
+    assert all(sorted(each, key=order, reverse=True) == each for each in seen)
+    assert ["RUNNING", "RUNNING", "PENDING"] in seen
 
 
 def test_products_in_the_content_bucket_expire_at_the_midnight_after_two_weeks(still):
@@ -309,7 +352,7 @@ def test_every_fault_is_tried():
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_does_once_what_its_name_says(sandbox, kind):
     status, acts = FAULTS[kind]
-    fault = {"kind": kind, "service": "hyp3", "method": "post", "path": "^/jobs$", "seconds": 0.5}
+    fault = {"kind": kind, "service": "hyp3", "method": "post", "path": "^/jobs$", "seconds": 0.4}
     assert control(sandbox, "/faults", fault).status_code == 200
     requests.get(f"{sandbox.url('hyp3')}/costs", timeout=10).raise_for_status()  # not what it is for
     started = time.monotonic()
@@ -318,14 +361,14 @@ def test_a_fault_does_once_what_its_name_says(sandbox, kind):
             submit(sandbox)
     elif status == 200:
         submit(sandbox)
-        assert time.monotonic() - started >= 0.5
+        assert time.monotonic() - started >= 0.4
     else:
         with pytest.raises(requests.HTTPError) as error:
             submit(sandbox)
         answer = error.value.response
         assert answer.status_code == status
         assert ("detail" in answer.json()) if "json" in answer.headers["Content-Type"] else "<title>" in answer.text
-        assert answer.headers.get("Retry-After") == ("0.5" if status == 429 else None)
+        assert answer.headers.get("Retry-After") == ("1" if status == 429 else None)  # whole seconds
     assert len(sandbox.hyp3.jobs) == acts
     submit(sandbox)  # used up
     assert len(sandbox.hyp3.jobs) == acts + 1
@@ -347,7 +390,7 @@ def test_faults_strike_as_often_as_told_after_as_many_as_told_and_can_be_healed(
 def test_a_fault_of_one_service_spares_the_others(sandbox, s3):
     control(sandbox, "/faults", {"kind": "forbidden", "service": "s3"})
     assert requests.get(f"{sandbox.url('hyp3')}/costs", timeout=10).status_code == 200
-    with pytest.raises(s3.exceptions.ClientError, match="403"):
+    with pytest.raises(s3.exceptions.ClientError, match="AccessDenied"):
         s3.list_buckets()
     assert s3.list_buckets()["Buckets"] == []
 
@@ -360,7 +403,9 @@ def test_an_unknown_fault_is_refused_with_the_known_ones(sandbox):
     assert sandbox.traffic.faults == []
 
 
-@pytest.mark.parametrize("wrong", [{}, {"kind": "error", "tims": 2}, {"kind": "error", "times": "2"}, {"kind": "error", "path": "("}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"kind": "error", "tims": 2}, {"kind": "error", "times": "2"}, {"kind": "error", "path": "("}]
+)
 def test_a_fault_that_makes_no_sense_is_refused_and_breaks_nothing(sandbox, wrong):
     assert control(sandbox, "/faults", wrong).status_code == 400
     assert requests.get(f"{sandbox.url('hyp3')}/costs", timeout=10).status_code == 200
@@ -454,7 +499,8 @@ def test_sandboxes_of_one_process_share_one_s3(sandbox, s3, bucket):
     """A limit, not a feature: buckets are the process's. Two independent sandboxes need two processes."""
     with Sandbox(deployment=Deployment(content_bucket="another-contentbucket")) as second:
         assert second.url("s3") != sandbox.url("s3") and second.id != sandbox.id
-        assert requests.get(f"{second.url('s3')}/{BUCKET}?list-type=2", timeout=10).status_code == 403  # there, and private
+        answer = requests.get(f"{second.url('s3')}/{BUCKET}?list-type=2", timeout=10)
+        assert answer.status_code == 403  # there, and private
         submit(second)
         assert sandbox.hyp3.jobs == {}  # jobs are apart
     assert s3.list_buckets()["Buckets"] == []  # gone with the second
@@ -474,7 +520,7 @@ def test_a_taken_port_is_an_error_and_leaves_nothing_running():
     before = threading.active_count()
     with socket.create_server(("127.0.0.1", 0)) as server:
         sandbox = Sandbox(ports={"hyp3": server.getsockname()[1]})
-        with pytest.raises(OSError, match="[Aa]ddress already in use"):
+        with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
             sandbox.start()
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
@@ -624,7 +670,7 @@ def test_a_signal_also_stops_the_command_beside_it(tmp_path):
         pid = int(process.stdout.readline())
         try:
             process.terminate()
-            ended(process, timeout=5)
+            process.wait(timeout=5)
             time.sleep(0.2)
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)

@@ -62,9 +62,7 @@ def project(tmp_path, monkeypatch) -> Path:
     elsewhere.mkdir()
     monkeypatch.setattr(room, "PROJECT", folder)
     monkeypatch.chdir(elsewhere)
-    room._netrc_entries.cache_clear()
     yield folder
-    room._netrc_entries.cache_clear()
 
 
 @pytest.fixture
@@ -271,7 +269,12 @@ def test_secrets_are_masked_in_errors_and_in_the_repr(project):
 
 
 def test_placeholders_are_refused_only_when_live(project, monkeypatch):
-    write(project, "EARTHDATA_TOKEN=your-token", "HOOK_OUTPUT_STORAGE_ACCESS_KEY=your-access-key", "DESP_PASSWORD=<password>")
+    write(
+        project,
+        "EARTHDATA_TOKEN=your-token",
+        "HOOK_OUTPUT_STORAGE_ACCESS_KEY=your-access-key",
+        "DESP_PASSWORD=<password>",
+    )
     assert room.read().backend == "sandbox"
     monkeypatch.setenv("RECIPES_BACKEND", "live")
     with pytest.raises(NotConfigured) as error:
@@ -320,7 +323,6 @@ def test_a_netrc_line_is_enough_for_earthdata(live, tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(netrc))
     with pytest.raises(NotConfigured, match="EARTHDATA_TOKEN"):
         room.load().require("earthdata")
-    room._netrc_entries.cache_clear()
     netrc.write_text("machine urs.earthdata.nasa.gov login jane password secret-of-jane\n")
     room.load().require("earthdata")
 
@@ -338,7 +340,7 @@ def test_login_with_netrc_but_without_network_says_so(live, tmp_path, monkeypatc
     netrc = tmp_path / "netrc"
     netrc.write_text("machine urs.earthdata.nasa.gov login jane password secret-of-jane\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    with pytest.raises(TimedOut, match="urs.earthdata.nasa.gov"):
+    with pytest.raises(TimedOut, match=r"urs\.earthdata\.nasa\.gov"):
         recipe.connect(room.load())
 
 
@@ -422,7 +424,9 @@ def test_a_profile_in_the_environment_does_not_matter_to_the_sandbox(environment
     assert objectstore.client("s3", room.load()).list_buckets()["Buckets"] == []
 
 
-def test_a_proxy_in_the_environment_does_not_get_between_us_and_the_sandbox(environment, project, listener, monkeypatch):
+def test_a_proxy_in_the_environment_does_not_get_between_us_and_the_sandbox(
+    environment, project, listener, monkeypatch
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):

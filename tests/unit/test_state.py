@@ -127,7 +127,9 @@ def test_every_recipe_service_and_sandbox_has_its_own_memory(tmp_path, state):
 
     another_sandbox = settings()
     another_sandbox._sandbox_id = "0123"
-    live = [settings(RECIPES_BACKEND="live", HYP3_API_URL=url) for url in ("https://a.example.org", "https://b.example.org")]
+    live = [
+        settings(RECIPES_BACKEND="live", HYP3_API_URL=url) for url in ("https://a.example.org", "https://b.example.org")
+    ]
     states = [state, RunState(settings(), "hook", "one"), RunState(another_sandbox, "hyp3", "one")]
     states += [RunState(each, "hyp3", "one") for each in live]
     for n, each in enumerate(states):
