@@ -3,13 +3,11 @@
 import json
 from typing import Any
 
-import boto3
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from .errors import Rejected
-from .settings import Settings
+from .settings import Settings, aws_session
 
 #: Characters of a bucket policy at most (Amazon S3 quota: 20 KB).
 POLICY_LIMIT = 20 * 1024
@@ -19,25 +17,9 @@ class NoSuchBucket(Rejected):
     """The bucket is not there (any more)."""
 
 
-def session(settings: Settings) -> boto3.Session:
-    """A boto3 session: keys if they are set, else the profile, else boto3's default chain."""
-    if settings.aws_access_key_id and settings.aws_secret_access_key:
-        token = settings.aws_session_token
-        # Without this, a profile named in the environment would be looked for even though keys are given.
-        no_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-        return boto3.Session(
-            botocore_session=no_profile,
-            aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
-            aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
-            aws_session_token=token.get_secret_value() if token else None,
-            region_name=settings.aws_region,
-        )
-    return boto3.Session(profile_name=settings.aws_profile, region_name=settings.aws_region)
-
-
 def client(service: str, settings: Settings) -> Any:
     """A boto3 client ("s3", "sts", ...) with endpoint, time-outs and retries that suit unattended runs."""
-    return session(settings).client(
+    return aws_session(settings).client(
         service,
         endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
         config=Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}),

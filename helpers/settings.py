@@ -209,6 +209,31 @@ class Settings(BaseSettings):
             )
 
 
+def aws_session(settings: Settings) -> Any:
+    """A boto3 session: keys if they are set, else the profile, else boto3's default chain.
+
+    Raises
+    ------
+    botocore.exceptions.ProfileNotFound
+        There is no such profile.
+    """
+    import boto3  # only where it is needed: commands that do not talk to AWS need not wait for it
+    import botocore.session
+
+    if settings.aws_access_key_id and settings.aws_secret_access_key:
+        token = settings.aws_session_token
+        # Without this, a profile named in the environment would be looked for even though keys are given.
+        no_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+        return boto3.Session(
+            botocore_session=no_profile,
+            aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
+            aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+            aws_session_token=token.get_secret_value() if token else None,
+            region_name=settings.aws_region,
+        )
+    return boto3.Session(profile_name=settings.aws_profile, region_name=settings.aws_region)
+
+
 def _missing(settings: Settings, service: str) -> list[str]:
     if service == "earthdata":
         if settings.earthdata_token or _netrc_has(EARTHDATA_HOST):
@@ -216,12 +241,10 @@ def _missing(settings: Settings, service: str) -> list[str]:
         return [_wanted("earthdata_token")]
     if (settings.aws_access_key_id is None) != (settings.aws_secret_access_key is None):
         return [_wanted("aws_secret_access_key" if settings.aws_access_key_id else "aws_access_key_id")]
-    from botocore.exceptions import ProfileNotFound  # boto3 only where it is needed
-
-    from .objectstore import session
+    from botocore.exceptions import ProfileNotFound
 
     try:
-        credentials = session(settings).get_credentials()
+        credentials = aws_session(settings).get_credentials()
     except ProfileNotFound as error:
         return [f"AWS_PROFILE: {error}; see the names in ~/.aws/config"]
     if credentials is None:

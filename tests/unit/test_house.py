@@ -84,9 +84,7 @@ def test_environment_yml_lists_what_pyproject_lists():
         first, *more = ON_CONDA_FORGE.get(requirement.name + extras, [requirement.name])
         expected[first] = str(requirement.specifier)
         expected |= dict.fromkeys(more, "")
-    listed = {
-        match[1]: match[2] for entry in conda if (match := re.fullmatch(r"([\w.-]+?)\s*([<>=!~].*)?", entry))
-    }
+    listed = {match[1]: match[2] for entry in conda if (match := re.fullmatch(r"([\w.-]+?)\s*([<>=!~].*)?", entry))}
     python = listed.pop("python")
     assert listed.pop("pip") is None
     assert {name: spec or "" for name, spec in listed.items()} == expected
@@ -106,9 +104,7 @@ def test_the_tables_of_names_hold_nothing_superfluous():
 
 def test_constraints_pin_every_direct_dependency_to_a_version_that_fits():
     pins = dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", CONSTRAINTS, re.M))
-    for requirement in requirements(
-        PROJECT["dependencies"], *GROUPS.values(), PYPROJECT["build-system"]["requires"]
-    ):
+    for requirement in requirements(PROJECT["dependencies"], *GROUPS.values(), PYPROJECT["build-system"]["requires"]):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
@@ -142,9 +138,7 @@ def test_helpers_import_only_what_is_declared():
 
 def test_python_versions_agree_everywhere():
     assert SpecifierSet(PROJECT["requires-python"]) == SpecifierSet(f">={PYTHONS[0]}")
-    matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]["strategy"][
-        "matrix"
-    ]
+    matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     assert set(matrix["os"]) == {"ubuntu-latest", "macos-latest"}
     assert PYPROJECT["tool"]["ruff"]["target-version"] == "py" + PYTHONS[0].replace(".", "")
@@ -160,9 +154,7 @@ def test_citation_and_changelog_belong_to_this_version():
 # what is tracked, and what is not
 
 
-@pytest.mark.parametrize(
-    "name", [".env_tutorial", ".venv/", ".tools/", "outputs/", ".state/", "__pycache__/"]
-)
+@pytest.mark.parametrize("name", [".env_tutorial", ".venv/", ".tools/", "outputs/", ".state/", "__pycache__/"])
 def test_gitignore_covers(name):
     assert name in (ROOT / ".gitignore").read_text().splitlines()
 
@@ -188,9 +180,7 @@ def test_no_file_names_a_machine_or_a_package_registry():
 
 def make(*args: str) -> subprocess.CompletedProcess:
     """Not as a part of the `make test` that may be running us."""
-    env = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(["make", *args], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
@@ -275,9 +265,7 @@ class Checkout:
         self.path.mkdir()
         self.home.mkdir()
         shutil.copy(ROOT / "bootstrap.py", self.path)
-        classifiers = "".join(
-            f'"Programming Language :: Python :: {version}",\n' for version in ("3.13", "3.14")
-        )
+        classifiers = "".join(f'"Programming Language :: Python :: {version}",\n' for version in ("3.13", "3.14"))
         (self.path / "pyproject.toml").write_text(f"classifiers = [\n{classifiers}]\n")
         (self.path / "constraints.txt").write_text("a==1\n")
         self.log = path / "uv.log"

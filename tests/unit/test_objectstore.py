@@ -8,6 +8,7 @@ from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket, s3_backends
 
 from helpers import objectstore
+from helpers import settings as room
 from helpers.errors import Rejected
 from helpers.sandbox import s3 as sandbox_s3
 
@@ -346,7 +347,7 @@ def test_keys_win_over_a_profile(settings, tmp_path, monkeypatch):
     config.write_text("[work]\naws_access_key_id = of-the-profile\naws_secret_access_key = secret\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(config))
     both = settings.model_copy(update={"aws_profile": "work"})
-    assert objectstore.session(both).get_credentials().access_key == "sandbox-user"
+    assert room.aws_session(both).get_credentials().access_key == "sandbox-user"
     profile = both.model_copy(update={"aws_access_key_id": None, "aws_secret_access_key": None})
-    assert objectstore.session(profile).get_credentials().access_key == "of-the-profile"
-    assert isinstance(objectstore.session(profile), boto3.Session)
+    assert room.aws_session(profile).get_credentials().access_key == "of-the-profile"
+    assert isinstance(room.aws_session(profile), boto3.Session)

@@ -292,8 +292,7 @@ def test_rasters_have_the_spacing_of_the_name_a_crs_and_nodata(kind):
 def test_what_was_measured_lies_in_the_granules(kind):
     parameters = JOBS[kind]["job_parameters"]
     rings = [
-        granule_footprint(g)["coordinates"][0]
-        for g in parameters.get("granules", parameters.get("reference", []))
+        granule_footprint(g)["coordinates"][0] for g in parameters.get("granules", parameters.get("reference", []))
     ]
     for suffix, body in rasters(kind):
         with MemoryFile(body) as memory, memory.open() as dataset:
@@ -401,10 +400,7 @@ def test_water_has_no_coherence_and_is_masked_on_demand():
 
 def test_longer_pairs_keep_less_coherence():
     years_later = [BURSTS[0], BURSTS[0].replace("20200604", "20230604")]
-    assert (
-        made_with("INSAR_ISCE_BURST", "_corr.tif", granules=years_later).mean()
-        < layer("burst", "_corr.tif").mean()
-    )
+    assert made_with("INSAR_ISCE_BURST", "_corr.tif", granules=years_later).mean() < layer("burst", "_corr.tif").mean()
 
 
 def test_displacement_is_half_a_wavelength_per_cycle_of_phase():
@@ -526,9 +522,7 @@ def test_the_scenes_of_a_pair_overlap():
 
 def test_a_ring_across_the_antimeridian_jumps_from_one_edge_of_the_map_to_the_other():
     numbers = range(1, 375_887, 997)
-    rings = [
-        granule_footprint(f"S1_{n:06d}_IW1_20200604T022312_VV_7C85-BURST")["coordinates"][0] for n in numbers
-    ]
+    rings = [granule_footprint(f"S1_{n:06d}_IW1_20200604T022312_VV_7C85-BURST")["coordinates"][0] for n in numbers]
     widths = [np.ptp([lon for lon, _ in ring]) for ring in rings]
     assert all(width < 15 or width > 300 for width in widths)
     assert any(width > 300 for width in widths)

@@ -31,16 +31,13 @@ def record(name, value):
 
 def write_notebook(folder: Path, name: str, *cells: str, parameters: str = "days: int = 1") -> Path:
     """A notebook with a `parameters` cell and these code cells after it (`# ...` alone: a heading)."""
-    node = new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
+    node = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     node.cells = [
         new_markdown_cell(f"# {name}"),
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
     ]
     node.cells += [
-        new_markdown_cell(cell) if cell.startswith("# ") and "\n" not in cell else new_code_cell(cell)
-        for cell in cells
+        new_markdown_cell(cell) if cell.startswith("# ") and "\n" not in cell else new_code_cell(cell) for cell in cells
     ]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.ipynb"
@@ -101,9 +98,7 @@ def endings(tmp_path_factory):
     def execute(item):
         name, (cells, deadline, *_) = item
         started = "import os\n" + RECORD + "record('pid', os.getpid())"
-        source = write_notebook(
-            folder, name.replace(" ", "_"), *cells, parameters=f"days: int = 1\n{started}"
-        )
+        source = write_notebook(folder, name.replace(" ", "_"), *cells, parameters=f"days: int = 1\n{started}")
         result = run(source, output=folder / "out" / source.name, deadline=deadline)
         return name, (result, nbformat.read(result.output, as_version=4))
 
@@ -209,9 +204,7 @@ def test_parameters_arrive_with_the_annotated_type(tmp_path, monkeypatch):
     names = ["name", "days", "share", "dry", "ids", "options", "limit", "mode", "plain"]
     recording = RECORD + "".join(f"record({name!r}, {name})\n" for name in names)
     write_notebook(tmp_path, "typed", recording, parameters="from typing import Literal\n" + TYPED)
-    (tmp_path / "file.yaml").write_text(
-        'name: "no"\nshare: 2\nids: [a, "007"]\noptions: {a: [1, null]}\nlimit: 5\n'
-    )
+    (tmp_path / "file.yaml").write_text('name: "no"\nshare: 2\nids: [a, "007"]\noptions: {a: [1, null]}\nlimit: 5\n')
     monkeypatch.chdir(tmp_path)
     line = "-f file.yaml -p name 007 -p days 007 -p dry no -p limit null -p mode slow -p plain 4"
     assert main(["typed.ipynb", "--no-html", *line.split()]) == 0
@@ -482,9 +475,7 @@ def test_the_canary_test_can_fail(tmp_path, monkeypatch):
 def test_a_kernel_is_this_python_in_the_notebooks_folder_with_its_own_environment(tmp_path, monkeypatch):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text(
-        '{"argv": ["/nowhere/python"], "display_name": "x", "language": "python"}'
-    )
+    (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "x", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(spec.parent.parent))
     cell = RECORD + "import os, sys\nrecord('seen', [sys.executable, os.getcwd(), os.environ['WHO'], days])"
     source = write_notebook(tmp_path / "here", "where", cell)
@@ -506,20 +497,14 @@ def test_each_notebook_runs_once_for_each_document_and_the_worst_ending_counts(t
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "night.yaml").write_text(
-            "days: 1\n---\ndays: 0\n" if folder == "a" else "days: 2\n"
-        )
+        (tmp_path / folder / "night.yaml").write_text("days: 1\n---\ndays: 0\n" if folder == "a" else "days: 2\n")
     write_notebook(tmp_path, "divide", "# Divide {days}", "1 / days")
     arguments = "divide.ipynb -f a/night.yaml -f b/night.yaml -o out --jobs 3 --no-html"
     assert main(arguments.split()) == 1
     names = {"divide--night-1", "divide--night-2", "divide--night"}
-    assert {path.name for path in Path("out").iterdir()} == {
-        n + s for n in names for s in (".ipynb", ".results.json")
-    }
+    assert {path.name for path in Path("out").iterdir()} == {n + s for n in names for s in (".ipynb", ".results.json")}
     told = capsys.readouterr().err.splitlines()
-    assert any(
-        line.startswith("[divide--night-1 3/3] ") and line.endswith(" s  ok  Divide {days}") for line in told
-    )
+    assert any(line.startswith("[divide--night-1 3/3] ") and line.endswith(" s  ok  Divide {days}") for line in told)
     assert "[divide--night-2] failed in cell 3 (Divide {days}): ZeroDivisionError: division by zero" in told
     assert any(
         line.startswith("[divide--night-2] failed after ") and line.endswith("see out/divide--night-2.ipynb")

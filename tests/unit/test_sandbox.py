@@ -228,7 +228,7 @@ def test_anonymous_reading_is_for_the_content_bucket_only(sandbox, finished, s3,
 @pytest.mark.parametrize("signature", [None, "s3v4"])
 def test_presigned_urls_open_a_private_object_until_they_expire(sandbox, settings, s3, bucket, signature):
     """Signed in boto3's default way, which for this region is still the old one, and in the new one."""
-    signer = objectstore.session(settings).client(
+    signer = room.aws_session(settings).client(
         "s3", endpoint_url=sandbox.url("s3"), config=Config(signature_version=signature)
     )
     s3.put_object(Bucket=BUCKET, Key="folder/a b.txt", Body=b"private")

@@ -403,7 +403,7 @@ def pretending(environment, project, monkeypatch):
 
 def test_real_credentials_are_never_used_against_the_sandbox(sandbox, pretending):
     assert pretending.earthdata_token.get_secret_value() == sandbox.environment["EARTHDATA_TOKEN"]
-    credentials = objectstore.session(pretending).get_credentials().get_frozen_credentials()
+    credentials = room.aws_session(pretending).get_credentials().get_frozen_credentials()
     assert credentials.access_key == "sandbox-user"
     assert not {credentials.secret_key, credentials.token} & set(SECRETS.values())
 
