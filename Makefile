@@ -6,6 +6,8 @@
 
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# In a container one is root, and JupyterLab wants to be told so. LAB: more options, e.g. LAB=--no-browser.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBSTRIPOUT := $(BIN)/nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" \
 	--drop-tagged-cells injected-parameters
 
@@ -19,7 +21,7 @@ test: setup  ## run all tests, offline
 	$(BIN)/python -m pytest
 
 lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m helpers sandbox -- jupyter lab notebooks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m helpers sandbox -- jupyter lab notebooks $(ROOT) $(LAB)
 
 check: setup  ## say what is configured, what is reachable and what is missing
 	$(BIN)/python -m helpers check

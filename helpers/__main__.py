@@ -135,7 +135,8 @@ def _beside(command: list[str], stop: threading.Event) -> int:
 def _how_to_use(url: str) -> str:
     return (
         "Notebooks on this machine find it by themselves. Elsewhere, put this line into .env_tutorial:\n"
-        f"  RECIPES_SANDBOX_URL={url}"
+        f"  RECIPES_SANDBOX_URL={url}\n"
+        f"Addresses and credentials for clients of your own: {url}/environment"
     )
 
 

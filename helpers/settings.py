@@ -8,6 +8,7 @@ import json
 import netrc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -224,6 +225,8 @@ def aws_session(settings: Settings) -> Any:
         token = settings.aws_session_token
         # Without this, a profile named in the environment would be looked for even though keys are given.
         no_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+        # One loader for all: reading the description of S3 anew takes as long as five requests.
+        no_profile.register_component("data_loader", _loader())
         return boto3.Session(
             botocore_session=no_profile,
             aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
@@ -232,6 +235,13 @@ def aws_session(settings: Settings) -> Any:
             region_name=settings.aws_region,
         )
     return boto3.Session(profile_name=settings.aws_profile, region_name=settings.aws_region)
+
+
+@cache
+def _loader() -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _missing(settings: Settings, service: str) -> list[str]:

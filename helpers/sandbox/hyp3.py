@@ -126,19 +126,21 @@ class HyP3:
 
     def authenticate(self) -> str:
         """The user of the current request; aborts with 401."""
-        kind, key, algorithm, claim = "token", self._signing_key.public_key(), "RS256", "uid"
+        kind, key, algorithm, needed = "token", self._signing_key.public_key(), "RS256", ("uid",)
         if request.authorization and request.authorization.type == "bearer":
             secret = str(request.authorization.token)
         elif "asf-urs" in request.cookies:
             secret = request.cookies["asf-urs"]
-            kind, key, algorithm, claim = "cookie", self._cookie_key, "HS256", "urs-user-id"
+            kind, key, algorithm = "cookie", self._cookie_key, "HS256"
+            needed = ("urs-user-id", "urs-access-token")
         else:
             abort(_problem(401, "No authorization token provided"))
         try:
             claims = jwt.decode(secret, key, algorithms=[algorithm])
         except jwt.InvalidTokenError as error:
             abort(_problem(401, f"Invalid authorization {kind} provided: {error}"))
-        return claims[claim]
+        user, *_ = [claims[name] for name in needed]  # a missing claim is an unhandled error: 500
+        return user
 
     def user(self, user_id: str) -> dict:
         """The user's record, made on first sight."""
@@ -630,6 +632,7 @@ def _start_key(token: str) -> dict:
 
 def _next_url(url: str, key: dict) -> str:
     parts = urlsplit(url)
+    parts = parts._replace(netloc=request.headers.get("X-Forwarded-Host", parts.netloc))
     token = base64.b64encode(json.dumps(key).encode()).decode()
     query = dict(parse_qsl(parts.query)) | {"start_token": token}
     return urlunsplit(parts._replace(query=urlencode(query)))

@@ -21,7 +21,7 @@ def exactly_three_jobs_paid_once(sandbox) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["too-many-requests", "error", "bad-gateway", "unavailable", "slow", "dropped"])
-@pytest.mark.parametrize("where", ["policy", "credits", "job"])
+@pytest.mark.parametrize("where", ["policy", "job"])
 def test_a_passing_fault_goes_unnoticed_when_reading(sandbox, open_notebook, kind, where):
     method, path = REQUESTS[where]
     sandbox.traffic.fail(kind, service="hyp3", method=method, path=path, times=2, seconds=0.2)
@@ -37,14 +37,20 @@ def test_a_fault_while_submitting_never_submits_twice(sandbox, open_notebook, ki
     assert exactly_three_jobs_paid_once(sandbox)
 
 
-@pytest.mark.parametrize(("kind", "error", "advice"), [
-    ("expired-token", Rejected, "Get a new token"),
-    ("forbidden", Rejected, "ask for access"),
-    ("error", FailedRemotely, "again later"),
-    ("too-many-requests", TimedOut, "Wait a little"),
-    ("dropped", TimedOut, "Run this cell again"),
+@pytest.mark.parametrize(("kind", "where", "error", "advice"), [
+    ("expired-token", "policy", Rejected, "Get a new token"),
+    ("expired-token", "validation", Rejected, "Get a new token"),
+    ("expired-token", "credits", Rejected, "Get a new token"),
+    ("expired-token", "job", Rejected, "Get a new token"),
+    ("forbidden", "validation", Rejected, "ask for access"),
+    ("error", "policy", FailedRemotely, "again later"),
+    ("error", "validation", FailedRemotely, "again later"),
+    ("error", "job", FailedRemotely, "again later"),
+    ("too-many-requests", "validation", TimedOut, "Wait a little"),
+    ("too-many-requests", "job", TimedOut, "Wait a little"),
+    ("dropped", "credits", TimedOut, "Run this cell again"),
+    ("dropped", "job", TimedOut, "Run this cell again"),
 ])  # fmt: skip
-@pytest.mark.parametrize("where", REQUESTS)
 def test_a_lasting_fault_ends_with_advice_and_the_next_run_carries_on(
     sandbox, open_notebook, monkeypatch, where, kind, error, advice
 ):

@@ -50,8 +50,9 @@ def received(sandbox):
 
 
 @contextlib.contextmanager
-def raw_server(answer: bytes, keep_open: float = 0):
+def raw_server(answer: bytes, keep_open: float = 0, seen: list | None = None):
     """A server that sends these bytes to whoever connects, waits, and hangs up; yields its URL."""
+    seen = [] if seen is None else seen
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -59,7 +60,7 @@ def raw_server(answer: bytes, keep_open: float = 0):
             while True:
                 connection, _ = server.accept()
                 with connection:
-                    connection.recv(65536)
+                    seen.append(connection.recv(65536))
                     connection.sendall(answer)
                     time.sleep(keep_open)
 
@@ -151,6 +152,15 @@ def test_a_request_for_a_pause_is_obeyed(sandbox, client, url, received):
     assert client.get(url).status_code == 200
     assert time.monotonic() - started >= 1
     assert received("GET") == 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_get_is_repeated_also_when_no_pause_is_named(client, status):
+    connections = []
+    server = raw_server(plain_answer(f"{status} Whatever", ""), seen=connections)
+    with server as url, pytest.raises((FailedRemotely, http.Throttled)):
+        client.get(url)
+    assert len(connections) == 2
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE"])
