@@ -23,7 +23,7 @@ test: setup  ## run all tests, offline
 lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m helpers sandbox -- jupyter lab notebooks $(ROOT) $(LAB)
 
-check: setup  ## say what is configured, what is reachable and what is missing
+check: setup  ## say what is here, what is configured and what is missing
 	$(BIN)/python -m helpers check
 
 bench: setup  ## time the notebooks beside the papermill command line; figures go to outputs/benchmarks

@@ -12,8 +12,12 @@ import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import settings as settings_room
-from .errors import NotConfigured, RecipeError
+try:
+    from . import settings as settings_room
+except ModuleNotFoundError as error:
+    print(f"{error}. This is {sys.executable}; use .venv/bin/python (`make setup` makes it).", file=sys.stderr)
+    sys.exit(2)
+from .errors import NotConfigured, RecipeError, Rejected
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +53,9 @@ def cleanup(argv: list[str]) -> int:
         settings.require("aws")
         account = objectstore.account_id(settings)
         state = RunState(settings, "hyp3", run_id, cleaning=True)
+        if not state.known:
+            others = sorted(path.stem for path in state.path.parent.glob("*.json"))
+            raise Rejected(f"No run {run_id!r} is known at this service; known: {', '.join(others) or 'none'}.")
         gone = hyp3.clean_up(state, objectstore.client("s3", settings), account)
     except RecipeError as error:
         print(error, file=sys.stderr)
@@ -77,9 +84,12 @@ def sandbox(argv: list[str]) -> int:
             print(f"The sandbox at {running['url']} is back in its initial state.")
             return 0
         print(f"A sandbox is running already (process {running['pid']}).\n{_how_to_use(running['url'])}")
+        if options.port and f":{options.port}" not in running["url"]:
+            print(f"It does not listen on port {options.port}; stop it first to have one there.", file=sys.stderr)
+            return 1
         return _beside(options.command, threading.Event()) if options.command else 0
     if options.reset:
-        print("No sandbox is running: a new one starts in its initial state.", file=sys.stderr)
+        print("No sandbox is running; the next one starts in its initial state anyway.", file=sys.stderr)
         return 1
     return _serve(options, state_dir)
 
@@ -219,6 +229,7 @@ def _backend() -> list[Row]:
         settings = settings_room.read()
     except NotConfigured as error:
         return [*rows, ("MISSING", "Settings", str(error))]
+    rows += [("note", "Unknown setting", hint) for hint in settings_room.misspelt(file)]
     live = settings.backend == "live"
     rows.append(("ok", "Backend", f"live, {settings.hyp3_api_url}" if live else "sandbox"))
     for service, name in (("earthdata", "Earthdata Login"), ("aws", "AWS credentials")):

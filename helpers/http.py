@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from .errors import FailedRemotely, Rejected, TimedOut
@@ -40,8 +41,8 @@ class Throttled(TimedOut):
 def harden(session: requests.Session, retries: int = 4) -> requests.Session:
     """Make ``session`` fit for unattended use, and return it.
 
-    Every request gets a time-out. Harmless ones are retried on 429, 5xx and broken connections, with waits of 0.5, 1,
-    2, ... s or what `Retry-After` says. What still fails is raised:
+    Every request gets a time-out. Harmless ones are retried on 429, 5xx and broken connections, with waits of 0, 1, 2,
+    4 s, or what `Retry-After` says, five minutes at most. What still fails is raised:
 
     Raises (from every request of the session)
     ------
@@ -58,11 +59,13 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=HARMLESS,
         raise_on_status=False,
+        retry_after_max=300,
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(max_retries=retry))
-    session.send = _explaining(session.send)  # type: ignore[method-assign]
-    session.hooks["response"].append(_refuse)
+    if _refuse not in session.hooks["response"]:  # hardened again, only the retries change
+        session.send = _explaining(session.send)  # type: ignore[method-assign]
+        session.hooks["response"].append(_refuse)
     return session
 
 
@@ -97,13 +100,19 @@ def _refuse(answer: requests.Response, **_: Any) -> None:
     where = f"{answer.request.method} {answer.url.partition('?')[0]} answered {status}"
     said = _words(answer)
     if status == 429:
-        pause = answer.headers.get("Retry-After", "")
-        raise Throttled(
-            f"{where}: {said} Wait a little and run this cell again.", float(pause) if pause.isdigit() else 1
-        )
+        message = f"{where}: {said} Wait a little and run this cell again."
+        raise Throttled(message, _pause(answer.headers.get("Retry-After")))
     if status >= 500:
         raise FailedRemotely(f"{where}: {said} The service has a problem; run this cell again later.")
     raise Rejected(f"{where}: {said} {ADVICE.get(status, '')}".rstrip())
+
+
+def _pause(retry_after: str | None) -> float:
+    """Seconds that a `Retry-After` header asks for, whether a number or a date; 1 without one."""
+    try:
+        return min(Retry().parse_retry_after(retry_after), 300) if retry_after else 1
+    except InvalidHeader:
+        return 1
 
 
 def _words(answer: requests.Response) -> str:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import hyp3_sdk
+import hyp3_sdk.util
 import requests
 from hyp3_sdk import Batch, Job
-from hyp3_sdk.exceptions import AuthenticationError
 
 from . import http, objectstore
 from .errors import FailedRemotely, Rejected, TimedOut
@@ -53,15 +54,22 @@ def connect(settings: Settings) -> hyp3_sdk.HyP3:
         The login with ``.netrc`` was refused, or had no answer.
     """
     settings.require("earthdata")
-    token = settings.earthdata_token.get_secret_value() if settings.earthdata_token else None
-    try:
-        hyp3 = hyp3_sdk.HyP3(str(settings.hyp3_api_url).rstrip("/"), token=token)  # without a token, it logs in now
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise TimedOut(f"{EARTHDATA_HOST} does not answer ({type(error).__name__}). Run this cell again.") from None
-    except AuthenticationError as error:
-        raise Rejected(f"{EARTHDATA_HOST} refuses the login in your .netrc: {error}") from None
+    url, token = str(settings.hyp3_api_url).rstrip("/"), settings.earthdata_token
+    # Always with a token: without one, the client would log in at once, with no time-out.
+    hyp3 = hyp3_sdk.HyP3(url, token=token.get_secret_value() if token else "none")
     http.harden(hyp3.session)
+    if token is None:
+        _log_in(hyp3.session)
     return hyp3
+
+
+def _log_in(session: requests.Session) -> None:
+    """Log in with the line of ``.netrc``: Earthdata Login answers with a cookie for HyP3."""
+    del session.headers["Authorization"]
+    answer = session.get(hyp3_sdk.util.AUTH_URL)
+    # Refusals come as a page that was redirected to, with the reason in its address.
+    if refusal := parse_qs(urlsplit(answer.url).query).get("error_msg"):
+        raise Rejected(f"{EARTHDATA_HOST} refuses the login: {refusal[0]} See https://{EARTHDATA_HOST}/profile")
 
 
 # --- before anything is sent ---
@@ -176,6 +184,16 @@ def check_cost(cost: float, limit: float) -> None:
             f"These jobs cost {cost:g} credits, more than the limit of {limit:g}; nothing was submitted."
             " Remove jobs, or raise max_credits."
         )
+
+
+def scope_problems(prefix: str, scope: str) -> list[str]:
+    """What is wrong when jobs go to ``prefix`` and the policy lets HyP3 write under ``scope`` only ("": anywhere)."""
+    if not scope or prefix.startswith(f"{scope.strip('/')}/"):
+        return []
+    return [
+        f"policy_scope {scope!r} does not cover bucket_prefix {prefix!r}: HyP3 could not write there, and every job"
+        f" would fail. Begin the prefix with {scope.strip('/') + '/'!r}, or change the scope"
+    ]
 
 
 # --- submit or reuse ---
@@ -388,8 +406,9 @@ def why_failed(job: Job, s3: Any, lines: int = 6) -> str:
     """The end of a failed job's log, or what the missing log means."""
     if job.logs is None:
         return (
-            f"HyP3 could not write to {job.bucket} at all: no log, no files. Is the bucket policy in place, does the"
-            " bucket exist, is it encrypted with a KMS key, or was an untagged file under the job's prefix?"
+            f"HyP3 could not write to s3://{job.bucket}/{job.bucket_prefix} at all: no log, no files. Is the bucket"
+            " policy in place, does its scope cover this prefix, does the bucket exist, is it encrypted with a KMS key, or was"
+            " an untagged file under the prefix?"
         )
     key = f"{job.bucket_prefix}/{job.job_id}.log"
     body = s3.get_object(Bucket=job.bucket, Key=key)["Body"].read().decode(errors="replace")
@@ -406,29 +425,41 @@ def clean_up(state: RunState, s3: Any, owner: str) -> dict[str, int]:
     How many ``statements`` and ``objects`` the run had added.
     """
     state.save(cleaning=True)
-    policy = state.get("policy")
-    if policy:
-        _withdraw(policy, s3, owner)
+    policies = state.get("policies", {})
+    for bucket, noted in policies.items():
+        _withdraw(bucket, noted, s3, owner)
     written = state.get("written", {})
     for bucket, keys in written.items():
         objectstore.delete(s3, bucket, keys)
     state.save(cleaned=True)
-    return {"statements": len(policy["added"]) if policy else 0, "objects": sum(map(len, written.values()))}
+    statements = sum(len(noted["added"]) for noted in policies.values())
+    return {"statements": statements, "objects": sum(map(len, written.values()))}
 
 
-def _withdraw(policy: dict, s3: Any, owner: str) -> None:
-    bucket = policy["bucket"]
+def _withdraw(bucket: str, noted: dict, s3: Any, owner: str) -> None:
     try:
         stored = objectstore.read_policy(s3, bucket, owner)
     except objectstore.NoSuchBucket:
         return
-    left = objectstore.without(stored, policy["added"], policy["before"])
+    left = objectstore.without(stored, noted["added"], noted["before"])
     if left == stored:
         return
     if left:
         s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(left), ExpectedBucketOwner=owner)
     else:
         s3.delete_bucket_policy(Bucket=bucket, ExpectedBucketOwner=owner)
+
+
+def remember_policy(state: RunState, bucket: str, before: dict | None, added: list[dict]) -> None:
+    """Note what :func:`clean_up` will withdraw from the policy of ``bucket``, which was ``before``.
+
+    Noted again (another scope, say), the statements add up, and the first ``before`` stays: it is what the bucket had
+    without us.
+    """
+    policies = state.get("policies", {})
+    noted = policies.setdefault(bucket, {"before": before, "added": []})
+    noted["added"] += [statement for statement in added if statement not in noted["added"]]
+    state.save(policies=policies)
 
 
 def remember_written(state: RunState, bucket: str, keys: list[str]) -> None:

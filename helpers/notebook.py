@@ -9,7 +9,7 @@ from typing import Any
 
 import rasterio
 from IPython import get_ipython
-from IPython.display import HTML, Image, display
+from IPython.display import Image, display
 from matplotlib.figure import Figure
 from rasterio.enums import Resampling
 from rasterio.features import shapes
@@ -52,7 +52,7 @@ def setup(*needs: str, problems: Iterable[str] = ()) -> Settings:
         raise (NotConfigured("\n".join([str(error), *bullets(faults)])) if faults else error) from None
     if faults:
         raise Rejected.because("The parameters do not fit, nothing was sent", faults)
-    display(HTML(f"<p>{escape(_backend(settings))}</p>"))
+    _show(f"<p>{escape(_backend(settings))}</p>", _backend(settings))
     show_table([{"parameter": name, "value": value} for name, value in values.items()])
     return settings
 
@@ -61,8 +61,10 @@ def _backend(settings: Settings) -> str:
     if settings.backend == "live":
         return f"Talking to the LIVE service at {settings.hyp3_api_url}"
     if settings_room.in_process_sandbox():
-        return "Talking to the SANDBOX inside this notebook: no account needed, and it is gone when the kernel stops."
-    return f"Talking to the SANDBOX at {settings.sandbox_url}: no account needed; it survives a restart of the kernel."
+        return "Talking to the SANDBOX inside this notebook (simulated products); it is gone when the kernel stops."
+    return (
+        f"Talking to the SANDBOX at {settings.sandbox_url} (simulated products); it survives a restart of the kernel."
+    )
 
 
 def _parameters() -> tuple[dict[str, Any], list[str]]:
@@ -99,13 +101,22 @@ def record(name: str, value: Any) -> None:
 
     ``value`` is anything that JSON can carry; never a secret.
     """
-    display({RESULT_MIMETYPE: {"name": name, "value": value}, "text/plain": f"{name} = {value}"}, raw=True)
+    plain = f"{name} = {value}"
+    _show(None, plain, **{RESULT_MIMETYPE: {"name": name, "value": value}})
+
+
+def _show(html: str | None, plain: str, **more: Any) -> None:
+    """Show something as a page, as text, or in a plain script as print does."""
+    if get_ipython() is None:
+        print(plain)
+    else:
+        display({"text/plain": plain} | ({"text/html": html} if html else {}) | more, raw=True)
 
 
 def show_table(rows: list[dict], empty: str = "nothing") -> None:
     """Show rows of the same keys as a table; ``empty`` when there are none."""
     if not rows:
-        display(HTML(f"<p>{escape(empty)}</p>"))
+        _show(f"<p>{escape(empty)}</p>", empty)
         return
     head = "".join(f"<th style='text-align:left'>{escape(str(key))}</th>" for key in rows[0])
     body = "".join(
@@ -114,7 +125,7 @@ def show_table(rows: list[dict], empty: str = "nothing") -> None:
     )
     plain = "\n".join("  ".join(f"{k}: {_text(v)}" for k, v in row.items()) for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    display({"text/html": table, "text/plain": plain}, raw=True)
+    _show(table, plain)
 
 
 def _text(value: Any) -> str:
@@ -150,7 +161,7 @@ def _who(principal: Any) -> str:
 def show_timeline(changes: list[Change]) -> None:
     """Show how long each item stayed in each state, as seen from here."""
     if len({change.item for change in changes}) == len(changes):
-        display(HTML("<p>No job changed its state while we looked.</p>"))
+        _show("<p>No job changed its state while we looked.</p>", "No job changed its state while we looked.")
         return
     items = list(dict.fromkeys(change.item for change in changes))
     start, end = changes[0].time, changes[-1].time
@@ -236,4 +247,7 @@ def show_figure(figure: Figure, alt: str) -> None:
 
 def show_image(png: bytes, alt: str, width: int | None = None) -> None:
     """Show a PNG (``width`` in pixels, its own by default) with a text for those who cannot see it."""
-    display(Image(data=png, format="png", alt=alt, width=width))
+    if get_ipython() is None:
+        print(f"[picture: {alt}]")
+    else:
+        display(Image(data=png, format="png", alt=alt, width=width))

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from .errors import Rejected
+from .errors import Rejected, TimedOut
 from .settings import Settings, aws_session
 
 #: Characters of a bucket policy at most (Amazon S3 quota: 20 KB).
@@ -31,8 +31,8 @@ def account_id(settings: Settings) -> str:
 
     Raises
     ------
-    Rejected
-        AWS refuses the credentials.
+    Rejected, TimedOut
+        AWS refuses the credentials, or does not answer.
     """
     try:
         return client("sts", settings).get_caller_identity()["Account"]
@@ -41,6 +41,8 @@ def account_id(settings: Settings) -> str:
             f"AWS refuses your credentials: {error.response['Error']['Code']}. Renew them (`aws sso login`, or new keys"
             " in .env_tutorial), then run this cell again."
         ) from None
+    except BotoCoreError as error:
+        raise TimedOut(f"AWS does not answer: {error} Is the network there? Run this cell again.") from None
 
 
 def read_policy(s3: Any, bucket: str, owner: str) -> dict | None:

@@ -4,10 +4,13 @@ Order: process environment, then one ``.env_tutorial`` file, then the defaults b
 endpoints and credentials are those of the offline services, whatever the rest says.
 """
 
+import atexit
 import json
 import netrc
 import os
+import shutil
 import sys
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -294,6 +297,9 @@ def load(env_file: Path | None = None) -> Settings:
     # No real credential goes to the sandbox, whatever the environment has.
     settings = _read(file, environment | {"AWS_SESSION_TOKEN": None, "AWS_PROFILE": None})
     settings._sandbox_id = sandbox_id
+    if in_process_sandbox():
+        # The sandbox ends with this process, and so do the notes about it.
+        atexit.register(shutil.rmtree, settings.state_dir / settings.service_name, ignore_errors=True)
     return settings
 
 
@@ -412,6 +418,18 @@ def in_process_sandbox() -> bool:
     """Whether this process runs a sandbox of its own, which ends with it."""
     module = sys.modules.get("helpers.sandbox")
     return module is not None and module._running is not None
+
+
+def misspelt(file: Path | None) -> list[str]:
+    """Names in the settings file that look like a setting of ours, but are none."""
+    from dotenv import dotenv_values
+
+    known = [name for field in Settings.model_fields for name in names(field)]
+    found = []
+    for name in dotenv_values(file) if file else ():
+        if name not in known and (close := get_close_matches(name, known, 1, cutoff=0.8)):
+            found.append(f"{name}: did you mean {close[0]}?")
+    return found
 
 
 # --- what is known about the settings, for the example file, messages and redaction ---

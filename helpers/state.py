@@ -67,10 +67,18 @@ class RunState:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other kernels of this machine with the same run id waiting until the block ends."""
-        with self.path.with_suffix(".lock").open("w") as file:
+        """Keep other runs of this recipe on this machine waiting until the block ends.
+
+        All of them, not only those with the same run id: who looks for his lost jobs must not find another's new ones.
+        """
+        with (self.path.parent / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @property
+    def known(self) -> bool:
+        """Whether this run has remembered anything."""
+        return self.path.exists()
 
     @staticmethod
     def _read(path: Path) -> dict:

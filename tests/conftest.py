@@ -61,6 +61,7 @@ def sandbox(running_sandbox):
 def environment(sandbox, tmp_path) -> dict[str, str]:
     """Environment of a process that uses the sandbox, with state and outputs of its own."""
     return {
+        "RECIPES_BACKEND": "sandbox",  # whatever the developer's own .env_tutorial says
         "RECIPES_SANDBOX_URL": sandbox.url("control"),
         "RECIPES_STATE_DIR": str(tmp_path / "state"),
         "RECIPES_OUTPUT_DIR": str(tmp_path / "outputs"),

@@ -78,10 +78,13 @@ class Sandbox:
         deployment: Deployment = Deployment(),
     ):
         self.host, self._ports = host, ports or {}
+        # Listening everywhere, it is known to others by the machine's name.
+        self.name = socket.gethostname() if host in ("", "0.0.0.0") else host  # noqa: S104
         self.clock = clock or Clock()
         self.traffic = Traffic()
         self.deployment = deployment
         self._servers: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
         self.hyp3: HyP3
 
     def start(self) -> Self:
@@ -141,9 +144,14 @@ class Sandbox:
         self.hyp3.processor.keep_running()
 
     def _s3_client(self, access_key: str) -> Any:
+        if access_key not in self._clients:
+            self._clients[access_key] = self._new_s3_client(access_key)
+        return self._clients[access_key]
+
+    def _new_s3_client(self, access_key: str) -> Any:
         return boto3.client(
             "s3",
-            endpoint_url=self.url("s3-inside"),
+            endpoint_url=f"http://127.0.0.1:{self._servers['s3-inside'].port}",
             region_name=REGION,
             aws_access_key_id=access_key,
             aws_secret_access_key="sandbox",
@@ -152,7 +160,7 @@ class Sandbox:
 
     def url(self, service: str) -> str:
         """Base URL of a service, without a "/" at the end."""
-        return f"http://{self.host}:{self._servers[service].port}"
+        return f"http://{self.name}:{self._servers[service].port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -170,7 +178,7 @@ class Sandbox:
         }
 
     def reset(self) -> None:
-        """Back to the initial state: no user buckets, no jobs, no faults, an empty request log."""
+        """Back to the initial state: no user buckets, no jobs, no faults, an empty request log. Time stays."""
         self.hyp3.processor.stop()
         s3.reset()
         self.traffic.heal()
@@ -185,6 +193,7 @@ class Sandbox:
             server.shutdown()
             server.server_close()
         self._servers.clear()
+        self._clients.clear()
         s3.reset()
 
     def __enter__(self) -> Self:

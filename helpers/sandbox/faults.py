@@ -146,14 +146,17 @@ class Traffic:
             try:
                 if fault is None:
                     return app(environ, remember)
-                return self._strike(fault, service, app, environ, remember, seen)
+                return self._strike(fault, service, app, environ, remember)
             finally:
-                self.requests.append(Request(service, method, path, environ.get("QUERY_STRING", ""), seen["status"]))
+                query = environ.get("QUERY_STRING", "")
+                self.requests.append(Request(service, method, path, query, seen["status"]))
+                if fault and fault.kind in ("dropped", "lost-answer"):
+                    _hang_up(environ)  # last, so that whoever notices finds the request in the log
 
         return layer
 
     def _strike(
-        self, fault: Fault, service: str, app: Callable, environ: dict, start_response: Callable, seen: dict
+        self, fault: Fault, service: str, app: Callable, environ: dict, start_response: Callable
     ) -> Iterable[bytes]:
         if fault.kind == "slow":
             time.sleep(fault.seconds)
@@ -162,8 +165,6 @@ class Traffic:
             # Run the request for real, then hang up: the client cannot know that it worked.
             b"".join(app(environ, lambda *_: lambda _: None))
         if fault.kind in ("dropped", "lost-answer"):
-            seen["status"] = 0
-            _hang_up(environ)
             return []
         status, content_type, body = _as_s3(environ, fault.kind) if service == "s3" else ANSWERS[fault.kind]
         # HTTP knows whole seconds only.

@@ -83,10 +83,13 @@ def _test(operator: str, wanted: list, found: str | None) -> bool:
     if found is None:
         return optional or negated
     same = {
+        "StringEquals": lambda w: w == found,
         "StringEqualsIgnoreCase": lambda w: w.lower() == found.lower(),
         "StringLike": lambda w: _like(w, found),
         "ArnLike": lambda w: _like(w, found),
         "ArnEquals": lambda w: _like(w, found),
         "Bool": lambda w: str(w).lower() == found.lower(),
-    }.get(operator.replace("Not", ""), lambda w: w == found)
+    }.get(operator.replace("Not", ""))
+    if same is None:
+        raise ValueError(f"the sandbox does not know the condition operator {operator}")
     return any(same(w) for w in wanted) != negated

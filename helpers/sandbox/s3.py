@@ -123,7 +123,11 @@ class Guard:
         else:
             resources = [f"arn:aws:s3:::{bucket_name}" + (f"/{key}" if key else "")]
         action = _action(method, key, query)
-        says = {policy.verdict(stored, principal, action, resource) for resource in resources}
+        context = {"s3_prefix": query["prefix"][0]} if "prefix" in query else {}
+        try:
+            says = {policy.verdict(stored, principal, action, resource, **context) for resource in resources}
+        except ValueError as error:
+            return str(error)
         if f"::{owner}:" in principal:
             # The owner gets in without a policy, and can always take a policy back.
             return "Access Denied" if "Deny" in says and "policy" not in query else None

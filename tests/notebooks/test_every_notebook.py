@@ -192,7 +192,9 @@ def test_needs_nothing_but_this_machine(path, tmp_path):
     from helpers import runner
 
     run = runner.run(path, output=tmp_path / path.name, env={
-        "RECIPES_STATE_DIR": str(tmp_path / "state"), "RECIPES_OUTPUT_DIR": str(tmp_path / "outputs")
+        "RECIPES_BACKEND": "sandbox",
+        "RECIPES_STATE_DIR": str(tmp_path / "state"),
+        "RECIPES_OUTPUT_DIR": str(tmp_path / "outputs"),
     })  # fmt: skip
     assert run.outcome == "ok", run.error
 

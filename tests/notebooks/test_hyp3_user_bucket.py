@@ -93,10 +93,12 @@ def test_keeps_the_statements_of_others(sandbox, open_notebook, s3):
 
 
 def test_scope_keeps_hyp3_out_of_the_rest(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK, bucket_prefix="elsewhere/{name}/{job_id}")
-    with pytest.raises(AssertionError, match="no job succeeded"):
-        session.run()
-    assert objects(sandbox) == {}
+    session = open_notebook(NOTEBOOK).run()
+    place = {"bucket": BUCKET, "bucket_prefix": "elsewhere/{name}/{job_id}"}
+    session.execute(f"stray = hyp3.submit_prepared_jobs([jobs[0] | {place!r}])")
+    session.execute("stray = hyp3.watch(stray, timeout=10, interval=0.2)[0]; reason = recipe.why_failed(stray, s3)")
+    assert session["stray"].failed() and "scope" in session["reason"]
+    assert all(key.startswith("HyP3/") for key in objects(sandbox))
 
 
 def test_cleans_up_exactly_what_it_added(sandbox, open_notebook, s3):
@@ -139,6 +141,7 @@ def test_refuses_a_bucket_of_somebody_elses(sandbox, open_notebook):
         ),
         ({"job_name": "a/b"}, ["'/' into the keys"]),
         ({"bucket_prefix": "HyP3/"}, ["lacks {job_id}", "ends in '/'"]),
+        ({"bucket_prefix": "data/{name}/{job_id}"}, ["policy_scope 'HyP3' does not cover", "every job would fail"]),
         ({"max_credits": 3}, ["more than the limit of 3"]),
         ({"run_id": "no spaces please"}, ["run_id"]),
     ],

@@ -697,7 +697,7 @@ def done(idle, s3, settings, finished):
             s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(before))
         wanted = idle.hyp3.bucket_policy(BUCKET)["Statement"]
         after = objectstore.merged(before, wanted)
-        state.save(policy={"bucket": BUCKET, "before": before, "added": wanted})
+        recipe.remember_policy(state, BUCKET, before, wanted)
         s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(after))
         job = finished(a_job())
         recipe.remember_written(state, BUCKET, list(objectstore.objects(s3, BUCKET, f"{job.bucket_prefix}/")))

@@ -117,12 +117,11 @@ def put_policy(s3, policy: dict) -> None:
     s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
 
 
+#: Policies that do not let HyP3 in far enough.
 REFUSING = {
-    "no policy": None,
     "another account": hyp3s_policy(principal="111122223333"),
     "only one of its roles": hyp3s_policy(principal=ROLES[0]),
     "a Deny for everybody": deny("*", "s3:PutObject"),
-    "a Deny for one role": deny(ROLES[0], "s3:*"),
     "another folder": hyp3s_policy(scope="/elsewhere"),
     "the folder in other letters": hyp3s_policy(scope="/hyp3"),
     "another bucket": hyp3s_policy("my-products-2"),
@@ -131,22 +130,36 @@ REFUSING = {
     "no right to list": hyp3s_policy(lacking=("s3:ListBucket",)),
     "no right to read tags": hyp3s_policy(lacking=("s3:GetObjectTagging",)),
 }
-#: One role may not write; the others write the log and list it.
-WITH_LOG = ("a Deny for one role",)
+#: Policies that let HyP3 in, narrower than the one that it hands out.
+ADMITTING = {
+    "its three roles": hyp3s_policy(principal=ROLES),
+    "its account as an ARN": hyp3s_policy(principal=f"arn:aws:iam::{ACCOUNT}:root"),
+    "scoped to the folder": hyp3s_policy(scope="/HyP3"),
+    "a Deny for others": deny("111122223333", "s3:*"),
+    "a Deny of something else": deny("*", "s3:DeleteObject"),
+}
 
 
-@pytest.mark.parametrize("reason", [reason for reason in REFUSING if reason not in WITH_LOG])
-def test_a_job_that_cannot_publish_fails_without_any_file_keys(finished, s3, bucket, reason):
-    if REFUSING[reason]:
-        put_policy(s3, REFUSING[reason])
-    job = finished()
-    assert job["status_code"] == "FAILED"
-    assert FILE_KEYS & set(job) == set()
-    assert job["processing_times"] is None
+def test_a_job_that_cannot_publish_fails_without_any_file_keys(finished, s3, bucket):
+    jobs = {"no policy": finished()}
+    for reason, policy in REFUSING.items():
+        put_policy(s3, policy)
+        jobs[reason] = finished()
+    ends = {reason: (job["status_code"], FILE_KEYS & set(job)) for reason, job in jobs.items()}
+    assert ends == dict.fromkeys(ends, ("FAILED", set()))
+    assert {job["processing_times"] for job in jobs.values()} == {None}
+
+
+def test_narrower_policies_work_too(finished, s3, bucket):
+    ends = {}
+    for reason, policy in ADMITTING.items():
+        put_policy(s3, policy)
+        ends[reason] = finished()["status_code"]
+    assert ends == dict.fromkeys(ADMITTING, "SUCCEEDED")
 
 
 def test_a_job_that_may_only_write_its_log_fails_with_it(finished, s3, bucket):
-    put_policy(s3, REFUSING["a Deny for one role"])
+    put_policy(s3, deny(ROLES[0], "s3:*"))
     job = finished()
     assert (job["status_code"], job["files"]) == ("FAILED", [])
     key = f"{job['bucket_prefix']}/{job['job_id']}.log"
@@ -182,28 +195,6 @@ def test_with_the_policy_that_hyp3_hands_out_the_products_arrive(sandbox, finish
     in_bucket = objectstore.objects(s3, BUCKET, "")
     assert [in_bucket[file["s3"]["key"]] for file in job["files"]] == [file["size"] for file in job["files"]] != []
     assert all(key.startswith(f"HyP3/{job['job_id']}/") for key in in_bucket)
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        hyp3s_policy(principal=ROLES),
-        hyp3s_policy(principal=f"arn:aws:iam::{ACCOUNT}:root"),
-        hyp3s_policy(scope="/HyP3"),
-        deny("111122223333", "s3:*"),
-        deny("*", "s3:DeleteObject"),
-    ],
-    ids=[
-        "its three roles",
-        "its account as an ARN",
-        "scoped to the folder",
-        "a Deny for others",
-        "a Deny of something else",
-    ],
-)
-def test_narrower_policies_work_too(finished, s3, bucket, policy):
-    put_policy(s3, policy)
-    assert finished()["status_code"] == "SUCCEEDED"
 
 
 def test_the_content_bucket_needs_nothing_of_the_user(sandbox, finished):
@@ -561,14 +552,19 @@ def ended(process: subprocess.Popen, timeout: float = 30) -> tuple[int, str, str
     return process.returncode, out, err
 
 
+def line_of(process: subprocess.Popen, start: str) -> str:
+    """What follows ``start`` in the next line of the output that begins with it."""
+    line = next(line.strip() for line in process.stdout if line.strip().startswith(start))
+    return line.removeprefix(start)
+
+
 @contextlib.contextmanager
 def command_line(state_dir: Path, *args: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """`python -m helpers sandbox` running; the process, and its URL."""
     process = python("-m", "helpers", "sandbox", *args, state_dir=state_dir)
     try:
-        lines = [process.stdout.readline() for _ in range(3)]
-        assert lines[0] == "The sandbox is running.\n", (lines, process.poll())
-        yield process, lines[2].strip().removeprefix("RECIPES_SANDBOX_URL=")
+        assert process.stdout.readline() == "The sandbox is running.\n", process.poll()
+        yield process, line_of(process, "RECIPES_SANDBOX_URL=")
     finally:
         if process.poll() is None:
             process.kill()
@@ -665,9 +661,9 @@ def test_with_a_command_it_ends_with_the_command_and_its_exit_code(tmp_path):
 
 
 def test_a_signal_also_stops_the_command_beside_it(tmp_path):
-    waiting = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    waiting = "import os, time; print('beside', os.getpid(), flush=True); time.sleep(60)"
     with command_line(tmp_path, "--", sys.executable, "-c", waiting) as (process, _):
-        pid = int(process.stdout.readline())
+        pid = int(line_of(process, "beside "))
         try:
             process.terminate()
             process.wait(timeout=5)

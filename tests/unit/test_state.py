@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -205,11 +204,18 @@ def test_another_process_waits_until_the_first_leaves_or_is_killed(holder, state
     thread.join(5)
 
 
-def test_another_run_does_not_wait(holder, settings):
-    started = time.monotonic()
-    with RunState(settings, "hyp3", "two").alone():
-        pass
-    assert time.monotonic() - started < 1
+def test_another_run_waits_too(state, settings):
+    """Who looks for his lost jobs must not find the new ones of a run that has not noted them yet."""
+    with state.alone():
+        _, inside = in_background(RunState(settings, "hyp3", "two"))
+        assert not inside.wait(0.2)
+    assert inside.wait(5)
+
+
+def test_another_recipe_does_not_wait(state, settings):
+    with state.alone():
+        _, inside = in_background(RunState(settings, "hook", "one"))
+        assert inside.wait(5)
 
 
 def test_threads_wait_for_each_other_too(settings, state):
