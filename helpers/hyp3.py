@@ -406,9 +406,9 @@ def why_failed(job: Job, s3: Any, lines: int = 6) -> str:
     """The end of a failed job's log, or what the missing log means."""
     if job.logs is None:
         return (
-            f"HyP3 could not write to s3://{job.bucket}/{job.bucket_prefix} at all: no log, no files. Is the bucket"
-            " policy in place, does its scope cover this prefix, does the bucket exist, is it encrypted with a KMS key, or was"
-            " an untagged file under the prefix?"
+            f"HyP3 could not write to s3://{job.bucket}/{job.bucket_prefix} at all: no log, no files."
+            " Is the bucket policy in place, does its scope cover this prefix, does the bucket exist, is it encrypted"
+            " with a KMS key, or was an untagged file under the prefix?"
         )
     key = f"{job.bucket_prefix}/{job.job_id}.log"
     body = s3.get_object(Bucket=job.bucket, Key=key)["Body"].read().decode(errors="replace")
