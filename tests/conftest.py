@@ -1,6 +1,7 @@
 """What every test stands on: a sealed process, one sandbox, and notebooks run cell by cell or in a real kernel."""
 
 import ast
+import atexit
 import os
 from pathlib import Path
 
@@ -97,10 +98,10 @@ class Session:
 
     def __init__(self, path: Path, parameters: dict | None = None):
         from IPython.core.interactiveshell import InteractiveShell
+        from traitlets.config import Config
 
         InteractiveShell.clear_instance()
-        self.shell = InteractiveShell.instance()
-        self.shell.history_manager.enabled = False
+        self.shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
         cells = nbformat.read(path, as_version=4).cells
         self.cells = [cell for cell in cells if cell.cell_type == "code"]
         self.text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -120,6 +121,11 @@ class Session:
         with capture_output():
             self.shell.run_cell(source, store_history=True).raise_error()
 
+    def close(self) -> None:
+        """Free what the notebook holds; left to the end of the process, a hundred sessions take minutes to go."""
+        atexit.unregister(self.shell.atexit_operations)
+        self.shell.user_ns.clear()
+
     def __getitem__(self, name: str):
         return self.shell.user_ns[name]
 
@@ -130,10 +136,15 @@ def open_notebook(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    def open_it(name: str, **parameters) -> Session:
-        return Session(NOTEBOOKS / name, parameters)
+    opened = []
 
-    return open_it
+    def open_it(name: str, **parameters) -> Session:
+        opened.append(Session(NOTEBOOKS / name, parameters))
+        return opened[-1]
+
+    yield open_it
+    for session in opened:
+        session.close()
 
 
 @pytest.fixture
