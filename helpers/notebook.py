@@ -18,6 +18,7 @@ from rasterio.warp import transform_geom
 
 from . import settings as settings_room
 from .errors import NotConfigured, Rejected, bullets
+from .objectstore import statements
 from .parameters import RESULT_MIMETYPE, declared
 from .settings import Settings
 from .waiting import Change
@@ -147,7 +148,7 @@ def show_statements(policy: dict | None, marked: list[dict] = ()) -> None:
             "may": statement.get("Action"),
             "on": statement.get("Resource"),
         }
-        for statement in (policy or {}).get("Statement", [])
+        for statement in statements(policy)
     ]
     show_table(rows, "The bucket has no policy.")
 

@@ -165,7 +165,8 @@ class Traffic:
             # Run the request for real, then hang up: the client cannot know that it worked.
             b"".join(app(environ, lambda *_: lambda _: None))
         if fault.kind in ("dropped", "lost-answer"):
-            return []
+            # What werkzeug takes for a client that is gone: it closes, and says nothing.
+            raise ConnectionAbortedError(fault.kind)
         status, content_type, body = _as_s3(environ, fault.kind) if service == "s3" else ANSWERS[fault.kind]
         # HTTP knows whole seconds only.
         headers = {"Retry-After": str(math.ceil(fault.seconds))} if status == 429 else {}
