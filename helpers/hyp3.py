@@ -250,13 +250,13 @@ def submit_or_reuse(
 
 def not_yet_submitted(jobs: list[dict], state: RunState) -> list[dict]:
     """Those of ``jobs`` that this run has not submitted, as far as its notes say: the ones that will cost credits."""
-    noted = {_key(entry["job"]) for entry in state.get("jobs", []) if entry["job_id"]}
-    return [job for job in jobs if _key(job) not in noted]
+    submitted = {key for key, entry in _noted(state).items() if entry["job_id"]}
+    return [job for job in jobs if _key(job) not in submitted]
 
 
 def _entries(jobs: list[dict], state: RunState) -> list[dict]:
     """The run's notes for ``jobs``: old ones where there are any, new ones otherwise."""
-    noted = {_key(entry["job"]): entry for entry in state.get("jobs", [])}
+    noted = _noted(state)
     entries = [noted.setdefault(_key(job), {"job": job, "job_id": None, "sent": None}) for job in jobs]
     state.save(jobs=list(noted.values()))
     return entries
@@ -266,9 +266,12 @@ def _key(job: dict) -> str:
     return json.dumps(job, sort_keys=True)
 
 
+def _noted(state: RunState) -> dict[str, dict]:
+    return {_key(entry["job"]): entry for entry in state.get("jobs", [])}
+
+
 def _note(entries: list[dict], state: RunState) -> None:
-    noted = {_key(entry["job"]): entry for entry in state.get("jobs", [])}
-    state.save(jobs=list((noted | {_key(entry["job"]): entry for entry in entries}).values()))
+    state.save(jobs=list((_noted(state) | {_key(entry["job"]): entry for entry in entries}).values()))
 
 
 def _recover(entries: list[dict], state: RunState, find: Callable[..., Batch], settle: float) -> None:

@@ -371,7 +371,7 @@ def _sandbox_environment(settings: Settings) -> dict[str, str]:
                 " or remove the setting to have one started inside the notebook."
             )
         return found
-    if (running := running_sandbox(settings.state_dir)) and (found := _ask(running["url"])):
+    if (noted := _noted_sandbox(settings.state_dir)) and (found := _ask(noted["url"])):
         return found
     from .sandbox import start
 
@@ -388,9 +388,14 @@ def _bypass_proxies(url: str) -> None:
 
 def running_sandbox(state_dir: Path) -> dict | None:
     """The sandbox that `python -m helpers sandbox` runs (url, pid), if it still answers; ``None`` otherwise."""
+    noted = _noted_sandbox(state_dir)
+    return noted if noted and _ask(noted["url"]) else None
+
+
+def _noted_sandbox(state_dir: Path) -> dict | None:
     try:
         noted = json.loads((state_dir / "sandbox.json").read_text())
-        return noted if _ask(noted["url"]) else None
+        return {"url": noted["url"], "pid": noted["pid"]}
     except (OSError, ValueError, TypeError, KeyError):
         return None  # no note, or half of one
 

@@ -38,7 +38,8 @@ S3_ANSWERS = {
 }
 
 #: Faults that are no answers: the service answers late, hangs up before it acts, or acts and then hangs up.
-BEHAVIOURS = ("slow", "dropped", "lost-answer")
+HANG_UPS = ("dropped", "lost-answer")
+BEHAVIOURS = ("slow", *HANG_UPS)
 
 REASONS = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
 
@@ -150,7 +151,7 @@ class Traffic:
             finally:
                 query = environ.get("QUERY_STRING", "")
                 self.requests.append(Request(service, method, path, query, seen["status"]))
-                if fault and fault.kind in ("dropped", "lost-answer"):
+                if fault and fault.kind in HANG_UPS:
                     _hang_up(environ)  # last, so that whoever notices finds the request in the log
 
         return layer
@@ -164,7 +165,7 @@ class Traffic:
         if fault.kind == "lost-answer":
             # Run the request for real, then hang up: the client cannot know that it worked.
             b"".join(app(environ, lambda *_: lambda _: None))
-        if fault.kind in ("dropped", "lost-answer"):
+        if fault.kind in HANG_UPS:
             # What werkzeug takes for a client that is gone: it closes, and says nothing.
             raise ConnectionAbortedError(fault.kind)
         status, content_type, body = _as_s3(environ, fault.kind) if service == "s3" else ANSWERS[fault.kind]
