@@ -14,8 +14,8 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-id --extra-keys "metadata.papermill cell.
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: setup  ## run recipe 1 offline, against the sandbox; the executed notebook goes to outputs/demo
-	$(BIN)/python -m helpers run notebooks/1_hyp3_user_bucket.ipynb -o outputs/demo
+demo: setup  ## run all recipes offline, against the sandbox; the executed notebooks go to outputs/demo
+	$(BIN)/python -m helpers run $(NOTEBOOKS) --jobs 2 -o outputs/demo
 
 test: setup  ## run all tests, offline
 	$(BIN)/python -m pytest
@@ -26,8 +26,9 @@ lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 check: setup  ## say what is here, what is configured and what is missing
 	$(BIN)/python -m helpers check
 
-bench: setup  ## time the notebooks beside the papermill command line; figures go to outputs/benchmarks
+bench: setup  ## time notebooks and downloads beside their peers; figures go to outputs/benchmarks
 	$(BIN)/python benchmarks/notebooks.py
+	$(BIN)/python benchmarks/downloads.py
 
 lint: setup  ## check style, and that the notebooks are clean
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \

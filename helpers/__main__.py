@@ -1,5 +1,7 @@
 """The command line: ``python -m helpers check | sandbox | run | cleanup``."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -11,6 +13,7 @@ import sys
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     from . import settings as settings_room
@@ -18,6 +21,10 @@ except ModuleNotFoundError as error:
     print(f"{error}. This is {sys.executable}; use .venv/bin/python (`make setup` makes it).", file=sys.stderr)
     sys.exit(2)
 from .errors import NotConfigured, RecipeError, Rejected
+
+if TYPE_CHECKING:
+    from .settings import Settings
+    from .state import RunState
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         print("  check    say what works on this machine; exit code 1 when something required is missing")
         print("  sandbox  run the offline services until Ctrl-C, for several notebooks to share")
         print("  run      run notebooks unattended (python -m helpers run --help)")
-        print("  cleanup  withdraw what a run of recipe 1 added to the bucket: cleanup RUN_ID")
+        print("  cleanup  undo what a run added: cleanup RUN_ID")
         return 0 if argv[:1] in ([], ["--help"], ["-h"], ["help"]) else 2
     return commands[argv[0]](argv[1:])
 
@@ -41,27 +48,44 @@ def _run(argv: list[str]) -> int:
 
 
 def cleanup(argv: list[str]) -> int:
-    """Withdraw the policy statements that a run added to its bucket, and delete the products of its jobs."""
+    """Undo what a run added: in a bucket (policy statements, products), at a service (open orders), on this disk."""
     parser = argparse.ArgumentParser(prog="python -m helpers cleanup", description=cleanup.__doc__)
     parser.add_argument("run_id", metavar="RUN_ID")
     run_id = parser.parse_args(argv).run_id
-    from . import hyp3, objectstore
     from .state import RunState
 
     try:
         settings = settings_room.load()
-        settings.require("aws")
-        account = objectstore.account_id(settings)
-        state = RunState(settings, "hyp3", run_id, cleaning=True)
-        if not state.known:
-            others = sorted(path.stem for path in state.path.parent.glob("*.json"))
+        states = {recipe: RunState(settings, recipe, run_id, cleaning=True) for recipe in CLEANERS}
+        if not any(state.known for state in states.values()):
+            others = sorted({path.stem for state in states.values() for path in state.path.parent.glob("*.json")})
             raise Rejected(f"No run {run_id!r} is known at this service; known: {', '.join(others) or 'none'}.")
-        gone = hyp3.clean_up(state, objectstore.client("s3", settings), account)
+        for recipe, state in states.items():
+            if state.known:
+                print(f"{recipe}: {CLEANERS[recipe](settings, state)}")
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 5 if isinstance(error, NotConfigured) else 1
-    print(f"withdrawn: {gone['statements']} statements; deleted: {gone['objects']} objects")
     return 0
+
+
+def _clean_hyp3(settings: Settings, state: RunState) -> str:
+    from . import hyp3, objectstore
+
+    settings.require("aws")
+    gone = hyp3.clean_up(state, objectstore.client("s3", settings), objectstore.account_id(settings))
+    return f"withdrawn: {gone['statements']} statements; deleted: {gone['objects']} objects"
+
+
+def _clean_hook(settings: Settings, state: RunState) -> str:
+    from . import hook
+
+    gone = hook.clean_up(state, hook.connect(settings), settings)
+    return f"withdrawn: {gone['cancelled']} orders; deleted: {gone['files']} files, {gone['objects']} objects"
+
+
+#: What cleans up after a run, by the recipe that it was a run of.
+CLEANERS = {"hyp3": _clean_hyp3, "hook": _clean_hook}
 
 
 def sandbox(argv: list[str]) -> int:
@@ -231,18 +255,28 @@ def _backend() -> list[Row]:
         return [*rows, ("MISSING", "Settings", str(error))]
     rows += [("note", "Unknown setting", hint) for hint in settings_room.misspelt(file)]
     live = settings.backend == "live"
-    rows.append(("ok", "Backend", f"live, {settings.hyp3_api_url}" if live else "sandbox"))
-    for service, name in (("earthdata", "Earthdata Login"), ("aws", "AWS credentials")):
-        try:
-            settings.require(service)
-            rows.append(("ok", name, "present"))
-        except NotConfigured as error:
-            hint = str(error).splitlines()[1].strip(" -")
-            rows.append(("MISSING" if live else "absent", name, hint if live else "not needed by the sandbox"))
+    rows.append(("ok", "Backend", f"live, {settings.hyp3_api_url}, {settings.hook_api_url}" if live else "sandbox"))
+    if live:
+        rows += _recipes(settings)
     if not live:
         running = settings_room.running_sandbox(settings.state_dir)
         rows.append(("ok", "Shared sandbox", running["url"] if running else "none; notebooks start their own"))
     return rows
+
+
+def _recipes(settings: Settings) -> list[Row]:
+    """Which recipes have what they need to run live. Nobody needs all; with none, something required is missing."""
+    recipes = {"Recipe 1 (HyP3)": ("earthdata", "aws"), "Recipe 2 (Hook)": ("destine",)}
+    found = {}
+    for name, services in recipes.items():
+        try:
+            settings.require(*services)
+            found[name] = "ok", name, "credentials present"
+        except NotConfigured as error:
+            missing = ", ".join(line.strip(" -").partition(":")[0] for line in str(error).splitlines()[1:])
+            found[name] = "absent", name, f"{missing}; .env_tutorial.example says where to get them"
+    none = all(state == "absent" for state, *_ in found.values())
+    return [("MISSING" if none else state, name, detail) for state, name, detail in found.values()]
 
 
 if __name__ == "__main__":

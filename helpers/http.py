@@ -1,9 +1,12 @@
 """HTTP as an unattended run needs it: time-outs, retries where repeating is harmless, errors that say what to do."""
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import jwt
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import InvalidHeader
@@ -15,6 +18,8 @@ from .errors import FailedRemotely, Rejected, TimedOut
 TIMEOUT = (10, 60)
 #: Repeating these cannot do anything twice. A POST is repeated only by who knows how to look first.
 HARMLESS = ("GET", "HEAD", "OPTIONS")
+#: Seconds that are worth waiting for when a service asks for a pause: a quota of the month is not.
+LONGEST_PAUSE = 300
 #: What requests raises when no answer comes, or half of one.
 NO_ANSWER = (
     requests.ConnectionError,
@@ -30,12 +35,78 @@ ADVICE = {
 }
 
 
+class Refused(Rejected):
+    """A 4xx answer: its ``status``, and what the service ``said``."""
+
+    def __init__(self, message: str, status: int, said: str):
+        super().__init__(message)
+        self.status, self.said = status, said
+
+
 class Throttled(TimedOut):
     """429: the service asks for a pause of ``seconds``. What was asked for has not been done."""
 
     def __init__(self, message: str, seconds: float):
         super().__init__(message)
         self.seconds = seconds
+
+
+class Token:
+    """A bearer token that is fetched when it is first needed, and again shortly before it ends.
+
+    Parameters
+    ----------
+    fetch:
+        Logs in and returns a token, and is called as seldom as can be: a login may cost several requests. The end of
+        a JSON Web Token is read from the token itself; any other is kept until the service refuses it.
+    """
+
+    #: Seconds before its end from which a token is not used any more: a request may take a while to arrive.
+    MARGIN = 60
+
+    def __init__(self, fetch: Callable[[], str]):
+        self._fetch, self._lock = fetch, threading.Lock()
+        self._token, self._ends = "", 0.0
+
+    def __call__(self, refused: str = "") -> str:
+        """The token to use now; a new one if the last one is about to end, or was ``refused``."""
+        with self._lock:
+            if time.time() > self._ends - self.MARGIN or (refused and refused == self._token):
+                self._token = self._fetch()
+                self._ends = _end(self._token)
+            return self._token
+
+    def __repr__(self) -> str:
+        return "Token(********)"
+
+
+def _end(token: str) -> float:
+    try:
+        return jwt.decode(token, options={"verify_signature": False}).get("exp", float("inf"))
+    except jwt.InvalidTokenError:
+        return float("inf")
+
+
+class Bearer(requests.auth.AuthBase):
+    """``Authorization: Bearer ...``, asked of ``token`` for each request; a refused one is renewed, once a request."""
+
+    def __init__(self, token: Token):
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        request.register_hook("response", self._renew)
+        return request
+
+    def _renew(self, answer: requests.Response, **options: Any) -> requests.Response:
+        sent = answer.request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if answer.status_code != 401 or not sent or (new := self.token(refused=sent)) == sent:
+            return answer
+        answer.content  # noqa: B018 - read to its end, the connection can be used again
+        again = answer.request.copy()
+        again.headers["Authorization"] = f"Bearer {new}"
+        # What was refused has not been done: it may be sent again, whatever the method.
+        return answer.connection.send(again, **options)
 
 
 def harden(session: requests.Session, retries: int = 4) -> requests.Session:
@@ -50,7 +121,7 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
         No connection, no answer in time, or (as :class:`Throttled`) a request for a pause.
     FailedRemotely
         5xx.
-    Rejected
+    Refused
         Any other 4xx, with the service's own words.
     """
     retry = Retry(
@@ -59,7 +130,7 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=HARMLESS,
         raise_on_status=False,
-        retry_after_max=300,
+        retry_after_max=LONGEST_PAUSE,
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(max_retries=retry))
@@ -69,10 +140,26 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
     return session
 
 
+def elsewhere(session: requests.Session, built_in: str, configured: str) -> None:
+    """Send what a library addresses to ``built_in`` (scheme and host) to the ``configured`` address instead."""
+    session.mount(built_in, _Elsewhere(built_in, configured, max_retries=session.get_adapter(built_in).max_retries))
+
+
 class _Adapter(HTTPAdapter):
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
         if options.get("timeout") is None:
             options["timeout"] = TIMEOUT
+        return super().send(request, *args, **options)
+
+
+class _Elsewhere(_Adapter):
+    def __init__(self, built_in: str, configured: str, **options: Any):
+        super().__init__(**options)
+        self.built_in, self.configured = built_in, configured.rstrip("/")
+
+    def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
+        request.url = self.configured + request.url.removeprefix(self.built_in)
+        options["proxies"] = requests.utils.get_environ_proxies(request.url)  # those chosen are for the old address
         return super().send(request, *args, **options)
 
 
@@ -99,18 +186,21 @@ def _refuse(answer: requests.Response, **_: Any) -> None:
     # Without the query: it may be a signature.
     where = f"{answer.request.method} {answer.url.partition('?')[0]} answered {status}"
     said = _words(answer)
+    sentence = said if not said or said.endswith((".", "!", "?")) else f"{said}."
     if status == 429:
-        message = f"{where}: {said} Wait a little and run this cell again."
-        raise Throttled(message, _pause(answer.headers.get("Retry-After")))
+        pause = _pause(answer.headers.get("Retry-After"))
+        when = f"Wait {pause / 3600:,.1f} hours" if pause > LONGEST_PAUSE else "Wait a little"
+        raise Throttled(f"{where}: {sentence} {when} and run this cell again.", pause)
     if status >= 500:
-        raise FailedRemotely(f"{where}: {said} The service has a problem; run this cell again later.")
-    raise Rejected(f"{where}: {said} {ADVICE.get(status, '')}".rstrip())
+        raise FailedRemotely(f"{where}: {sentence} The service has a problem; run this cell again later.")
+    advice = ADVICE.get(status)
+    raise Refused(f"{where}: {sentence} {advice}" if advice else f"{where}: {said}", status, said)
 
 
 def _pause(retry_after: str | None) -> float:
     """Seconds that a `Retry-After` header asks for, whether a number or a date; 1 without one."""
     try:
-        return min(Retry().parse_retry_after(retry_after), 300) if retry_after else 1
+        return Retry(retry_after_max=366 * 86400).parse_retry_after(retry_after) if retry_after else 1
     except InvalidHeader:
         return 1
 
@@ -120,5 +210,15 @@ def _words(answer: requests.Response) -> str:
         content = answer.json()
     except ValueError:
         return answer.reason or ""
-    said = str(content.get("detail", content) if isinstance(content, dict) else content)
+    said = _flat(content.get("detail", content) if isinstance(content, dict) else content)
     return said if len(said) <= 2000 else f"{said[:2000]} ..."
+
+
+def _flat(detail: Any) -> str:
+    """A text from the forms in which services explain themselves: a text, {"message"}, or a list of {"loc", "msg"}."""
+    match detail:
+        case {"message": message}:
+            return str(message)
+        case [{"msg": _}, *_]:
+            return "; ".join(f"{'.'.join(map(str, one.get('loc', ())))}: {one.get('msg')}" for one in detail)
+    return str(detail)

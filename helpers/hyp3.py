@@ -2,9 +2,8 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,8 +12,8 @@ import hyp3_sdk.util
 import requests
 from hyp3_sdk import Batch, Job
 
-from . import http, objectstore
-from .errors import FailedRemotely, Rejected, TimedOut
+from . import http, objectstore, once
+from .errors import Rejected
 from .settings import EARTHDATA_HOST, Settings
 from .state import RunState
 
@@ -211,8 +210,7 @@ def submit_or_reuse(
 ) -> Batch:
     """Submit the jobs that this run has not submitted yet; return all of them in the given order.
 
-    A note is written before and after each request. When an answer is lost (broken connection, killed kernel, 5xx),
-    the jobs are looked up before anything is submitted again.
+    Notes are written before and after each request, and lost answers looked up: see :func:`helpers.once.submit`.
 
     Parameters
     ----------
@@ -235,68 +233,26 @@ def submit_or_reuse(
         HyP3 does not answer; run again to carry on.
     """
     check(jobs)
-    with state.alone():
-        entries = _entries(jobs, state)
-        known = sum(entry["job_id"] is not None for entry in entries)
-        _recover(entries, state, hyp3.find_jobs, settle)
-        missing = [entry for entry in entries if entry["job_id"] is None]
-        found = len(entries) - len(missing) - known
-        for start in range(0, len(missing), CHUNK):
-            _send(missing[start : start + CHUNK], state, submit, hyp3.find_jobs, settle, tries)
-    counts = {"submitted": len(missing), "reused": known, "found again after a lost answer": found}
-    show(", ".join(f"{count} {what}" for what, count in counts.items() if count))
-    return Batch([hyp3.get_job_by_id(entry["job_id"]) for entry in entries])
+
+    def send(chunk: list[dict]) -> list[str]:
+        return [job.job_id for job in submit(chunk)]
+
+    def find(lost: list[dict], since: datetime | None, taken: set[str]) -> list[str | None]:
+        return _find(lost, hyp3.find_jobs(start=since), taken)
+
+    ids = once.submit(jobs, state, send=send, find=find, settle=settle, chunk=CHUNK, tries=tries, show=show)
+    return Batch([hyp3.get_job_by_id(job_id) for job_id in ids])
 
 
-def not_yet_submitted(jobs: list[dict], state: RunState) -> list[dict]:
-    """Those of ``jobs`` that this run has not submitted, as far as its notes say: the ones that will cost credits."""
-    submitted = {key for key, entry in _noted(state).items() if entry["job_id"]}
-    return [job for job in jobs if _key(job) not in submitted]
-
-
-def _entries(jobs: list[dict], state: RunState) -> list[dict]:
-    """The run's notes for ``jobs``: old ones where there are any, new ones otherwise."""
-    noted = _noted(state)
-    entries = [noted.setdefault(_key(job), {"job": job, "job_id": None, "sent": None}) for job in jobs]
-    state.save(jobs=list(noted.values()))
-    return entries
-
-
-def _key(job: dict) -> str:
-    return json.dumps(job, sort_keys=True)
-
-
-def _noted(state: RunState) -> dict[str, dict]:
-    return {_key(entry["job"]): entry for entry in state.get("jobs", [])}
-
-
-def _note(entries: list[dict], state: RunState) -> None:
-    state.save(jobs=list((_noted(state) | {_key(entry["job"]): entry for entry in entries}).values()))
-
-
-def _recover(entries: list[dict], state: RunState, find: Callable[..., Batch], settle: float) -> None:
-    """Look for jobs whose request was sent but whose answer never came, until they can no longer appear."""
-    lost = [entry for entry in entries if entry["job_id"] is None and entry["sent"]]
-    while lost:
-        _match(lost, state, find)
-        lost = [entry for entry in lost if entry["job_id"] is None]
-        ages = [(datetime.now(UTC) - datetime.fromisoformat(entry["sent"])).total_seconds() for entry in lost]
-        if not lost or min(ages) > settle:
-            return
-        time.sleep(min(1.0, settle / 5))
-
-
-def _match(lost: list[dict], state: RunState, find: Callable[..., Batch]) -> None:
-    taken = {entry["job_id"] for noted in state.of_all_runs("jobs") for entry in noted}
-    # A minute of grace: the service's clock is not ours.
-    since = min(datetime.fromisoformat(entry["sent"]) for entry in lost) - timedelta(minutes=1)
-    found = sorted(find(start=since), key=lambda job: job.request_time)
-    for entry in lost:
-        job = next((j for j in found if j.job_id not in taken and _is(j, entry["job"])), None)
+def _find(lost: list[dict], jobs: Batch, taken: set[str]) -> list[str | None]:
+    """The id of the first job not yet taken that was made from each of ``lost``, or None."""
+    found, left = [], sorted((job for job in jobs if job.job_id not in taken), key=lambda job: job.request_time)
+    for prepared in lost:
+        job = next((job for job in left if _is(job, prepared)), None)
         if job:
-            entry["job_id"] = job.job_id
-            taken.add(job.job_id)
-    _note(lost, state)
+            left.remove(job)
+        found.append(job and job.job_id)
+    return found
 
 
 def _is(job: Job, prepared: dict) -> bool:
@@ -309,45 +265,6 @@ def _is(job: Job, prepared: dict) -> bool:
         return False
     given = job.job_parameters or {}  # with the service's defaults added
     return all(given.get(name) == value for name, value in prepared["job_parameters"].items())
-
-
-def _send(
-    chunk: list[dict],
-    state: RunState,
-    submit: Callable,
-    find: Callable[..., Batch],
-    settle: float,
-    tries: int,
-) -> None:
-    for _ in range(tries):
-        for entry in chunk:
-            entry["sent"] = datetime.now(UTC).isoformat()
-        _note(chunk, state)
-        try:
-            batch = submit([entry["job"] for entry in chunk])
-        except Rejected:
-            _forget(chunk, state)
-            raise
-        except http.Throttled as error:
-            _forget(chunk, state)
-            time.sleep(error.seconds)
-        except (TimedOut, FailedRemotely):
-            # Did it work? All jobs of a request are stored, or none.
-            _recover(chunk, state, find, settle)
-            if all(entry["job_id"] for entry in chunk):
-                return
-        else:
-            for entry, job in zip(chunk, batch, strict=True):
-                entry["job_id"] = job.job_id
-            _note(chunk, state)
-            return
-    raise TimedOut(f"HyP3 took none of {tries} submissions of the same jobs; nothing was submitted. Run again later.")
-
-
-def _forget(chunk: list[dict], state: RunState) -> None:
-    for entry in chunk:
-        entry["sent"] = None
-    _note(chunk, state)
 
 
 # --- afterwards ---

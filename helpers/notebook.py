@@ -1,41 +1,55 @@
 """What only makes sense inside a notebook: setting up, showing things so that they also read on paper, recording."""
 
 import io
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
+from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.features import shapes
+from rasterio.transform import Affine, array_bounds
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_geom
+from rasterio.warp import reproject, transform_geom
 
 from . import settings as settings_room
 from .errors import NotConfigured, Rejected, bullets
 from .objectstore import statements
 from .parameters import RESULT_MIMETYPE, declared
-from .settings import Settings
+from .settings import Service, Settings
 from .waiting import Change
 
 #: Colour-blind safe (Okabe and Ito), and told apart by the text beside them.
-STATE_COLOURS = {"PENDING": "#999999", "RUNNING": "#56B4E9", "SUCCEEDED": "#009E73", "FAILED": "#D55E00"}
+STATE_COLOURS = {
+    **dict.fromkeys(("PENDING", "queued"), "#999999"),
+    **dict.fromkeys(("RUNNING", "in_progress"), "#56B4E9"),
+    **dict.fromkeys(("SUCCEEDED", "completed"), "#009E73"),
+    **dict.fromkeys(("FAILED", "failed"), "#D55E00"),
+}
+NOTHING_CHANGED = "Nothing changed its state while we looked."
 
 
-def setup(*needs: str, problems: Iterable[str] = ()) -> Settings:
+def setup(
+    *needs: Service, problems: Iterable[str] = (), check: Callable[[Settings], object] = lambda settings: None
+) -> Settings:
     """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
 
     Parameters
     ----------
     needs:
-        Services whose credentials a live run must have: "earthdata", "aws".
+        Services whose credentials a live run must have: "earthdata", "aws", "destine".
     problems:
         What the recipe itself finds wrong with the parameters; reported together with the rest.
+    check:
+        The same for what also depends on the settings: raises one of our errors. Called if all types fit.
 
     Raises
     ------
@@ -46,21 +60,34 @@ def setup(*needs: str, problems: Iterable[str] = ()) -> Settings:
     """
     values, faults = _parameters()
     faults += problems
+    missing = []
     try:
         settings = settings_room.load()
-        settings.require(*needs)
+        try:
+            settings.require(*needs)
+        except NotConfigured as error:
+            missing.append(str(error))
+        if not faults:
+            check(settings)
     except NotConfigured as error:
-        raise (NotConfigured("\n".join([str(error), *bullets(faults)])) if faults else error) from None
+        missing.append(str(error))
+    except Rejected as error:
+        faults += [line.removeprefix("  - ") for line in str(error).splitlines()[1:] or [str(error)]]
+    if missing:
+        raise NotConfigured("\n".join([*missing, *bullets(faults)]))
     if faults:
         raise Rejected.because("The parameters do not fit, nothing was sent", faults)
-    _show(f"<p>{escape(_backend(settings))}</p>", _backend(settings))
+    said = _backend(settings, needs)
+    _show(f"<p>{escape(said)}</p>", said)
     show_table([{"parameter": name, "value": value} for name, value in values.items()])
     return settings
 
 
-def _backend(settings: Settings) -> str:
+def _backend(settings: Settings, needs: tuple[str, ...]) -> str:
     if settings.backend == "live":
-        return f"Talking to the LIVE service at {settings.hyp3_api_url}"
+        return (
+            f"Talking to the LIVE service at {settings.hook_api_url if 'destine' in needs else settings.hyp3_api_url}"
+        )
     if settings_room.in_process_sandbox():
         return "Talking to the SANDBOX inside this notebook (simulated products); it is gone when the kernel stops."
     return (
@@ -132,7 +159,7 @@ def show_table(rows: list[dict], empty: str = "nothing") -> None:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -162,7 +189,7 @@ def _who(principal: Any) -> str:
 def show_timeline(changes: list[Change]) -> None:
     """Show how long each item stayed in each state, as seen from here."""
     if len({change.item for change in changes}) == len(changes):
-        _show("<p>No job changed its state while we looked.</p>", "No job changed its state while we looked.")
+        _show(f"<p>{NOTHING_CHANGED}</p>", NOTHING_CHANGED)
         return
     items = list(dict.fromkeys(change.item for change in changes))
     start, end = changes[0].time, changes[-1].time
@@ -180,7 +207,7 @@ def show_timeline(changes: list[Change]) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     told = "; ".join(f"{c.item} {c.state.lower()} at {(c.time - start).total_seconds():.0f} s" for c in changes)
-    show_figure(figure, f"Timeline of the jobs: {told}")
+    show_figure(figure, f"Timeline: {told}")
 
 
 def show_map(rasters: dict[str, Path], title: str = "") -> None:
@@ -237,6 +264,60 @@ def _outline(source: Any) -> list[tuple[float, float]]:
     areas = [area for area, value in shapes(mask, mask=mask > 0, transform=transform)]
     largest = max(areas, key=lambda area: len(area["coordinates"][0]))
     return transform_geom(source.crs, "EPSG:4326", largest)["coordinates"][0]
+
+
+def show_products(products: dict[str, tuple[dict, Path | None]], title: str = "") -> None:
+    """Show where products lie, in longitude and latitude: the outline of each and, where there is one, its picture.
+
+    Parameters
+    ----------
+    products:
+        By the label to print beside it: a GeoJSON Polygon, and a raster that knows its place (by a projection or by
+        ground control points), of which the first band, or the first three as red, green and blue, is shown.
+    """
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for label, (outline, picture) in products.items():
+        ring = outline["coordinates"][0]
+        if picture:
+            values, extent = _picture(picture)
+            axes.imshow(values, extent=extent)
+        axes.plot(*zip(*ring, strict=True), color="#D55E00", linewidth=1.5)
+        x, y = (sum(corner[n] for corner in ring[:-1]) / (len(ring) - 1) for n in (0, 1))
+        axes.text(x, y, label, fontsize=8, ha="center", bbox={"facecolor": "white", "alpha": 0.8, "lw": 0})
+    corners = [corner for outline, _ in products.values() for corner in outline["coordinates"][0]]
+    for n, set_limits in enumerate((axes.set_xlim, axes.set_ylim)):
+        low, high = min(corner[n] for corner in corners), max(corner[n] for corner in corners)
+        set_limits(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    middle = sum(axes.get_ylim()) / 2
+    axes.set_aspect(1 / max(math.cos(math.radians(middle)), 0.1))  # a degree of longitude is that much shorter
+    axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", title=title)
+    axes.grid(linewidth=0.3)
+    west, east, south, north = (*axes.get_xlim(), *axes.get_ylim())
+    extent = f"from {west:.1f} to {east:.1f} degrees east, {south:.1f} to {north:.1f} degrees north"
+    show_figure(figure, f"Map of {', '.join(products)}, {extent}")
+
+
+def _picture(path: Path) -> tuple[Any, tuple[float, float, float, float]]:
+    """A raster for ``imshow``, reduced and warped to longitude and latitude: shades with transparency, and extent."""
+    with rasterio.open(path) as source:
+        height, width = _fitting(source.height, source.width)
+        values = source.read([1, 2, 3] if source.count >= 3 else [1, 1, 1], out_shape=(3, height, width)).astype("f4")
+        down, across = height / source.height, width / source.width
+        if source.crs:
+            place = {"src_crs": source.crs, "src_transform": source.transform @ Affine.scale(1 / across, 1 / down)}
+        else:
+            points, crs = source.gcps
+            points = [GroundControlPoint(p.row * down, p.col * across, p.x, p.y, p.z) for p in points]
+            place = {"src_crs": crs, "gcps": points}
+    # Nothing was measured where all bands are zero, in Sentinel-1 and -2 alike; NaN is that for the warp.
+    values[:, (values == 0).all(axis=0)] = np.nan
+    warped, transform = reproject(values, dst_crs="EPSG:4326", src_nodata=np.nan, dst_nodata=np.nan, **place)
+    seen = np.isfinite(warped).all(axis=0)
+    low, high = np.percentile(warped[:, seen], (1, 98)) if seen.any() else (0, 1)
+    shades = np.nan_to_num(np.clip((warped - low) / max(high - low, 1e-9), 0, 1))
+    left, bottom, right, top = array_bounds(*seen.shape, transform)
+    return np.dstack([*shades, seen]), (left, right, bottom, top)
 
 
 def show_figure(figure: Figure, alt: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import SecretStr
 
 from .errors import Rejected, TimedOut
 from .settings import Settings, aws_session
@@ -17,12 +18,34 @@ class NoSuchBucket(Rejected):
     """The bucket is not there (any more)."""
 
 
-def client(service: str, settings: Settings) -> Any:
-    """A boto3 client ("s3", "sts", ...) with endpoint, time-outs and retries that suit unattended runs."""
+def client(service: str, settings: Settings, **config: Any) -> Any:
+    """A boto3 client ("s3", "sts", ...) with endpoint, time-outs and retries that suit unattended runs.
+
+    ``config`` goes to botocore's ``Config`` beside these.
+    """
+    retries = {"mode": "standard", "total_max_attempts": 5}
     return aws_session(settings).client(
         service,
         endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
-        config=Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}),
+        config=Config(connect_timeout=10, read_timeout=60, retries=retries, **config),
+    )
+
+
+def elsewhere(url: str, access_key: SecretStr, secret_key: SecretStr, settings: Settings) -> Any:
+    """An S3 client for a storage that is not Amazon's (Ceph, MinIO), with keys of its own."""
+    of_its_own = {
+        "aws_endpoint_url": url,
+        "aws_access_key_id": access_key,
+        "aws_secret_access_key": secret_key,
+        "aws_session_token": None,
+        "aws_region": "us-east-1",  # the one that stands for "no region": others would be asked for when creating
+    }
+    return client(
+        "s3",
+        settings.model_copy(update=of_its_own),
+        s3={"addressing_style": "path"},  # Ceph has no names like bucket.host
+        request_checksum_calculation="when_required",  # and refuses the checksums that boto3 adds otherwise
+        response_checksum_validation="when_required",
     )
 
 
@@ -61,8 +84,10 @@ def read_policy(s3: Any, bucket: str, owner: str) -> dict | None:
         raise _explained(error, bucket, owner) from None
 
 
-def ensure_bucket(s3: Any, bucket: str, owner: str, create: bool) -> bool:
+def ensure_bucket(s3: Any, bucket: str, owner: str | None, create: bool) -> bool:
     """Make sure that ``bucket`` exists and is ours; say whether it was created now.
+
+    ``owner`` is our AWS account; None at a storage that knows no accounts, where being let in must do.
 
     Raises
     ------
@@ -70,7 +95,7 @@ def ensure_bucket(s3: Any, bucket: str, owner: str, create: bool) -> bool:
         It belongs to another account than ``owner``, or does not exist and ``create`` is off.
     """
     try:
-        s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
+        s3.head_bucket(Bucket=bucket, **({"ExpectedBucketOwner": owner} if owner else {}))
         return False
     except ClientError as error:
         missing = error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
@@ -79,7 +104,9 @@ def ensure_bucket(s3: Any, bucket: str, owner: str, create: bool) -> bool:
     region = s3.meta.region_name
     # us-east-1 is the one region that must not be named.
     options = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    s3.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerEnforced", **options)
+    if owner:
+        options["ObjectOwnership"] = "BucketOwnerEnforced"
+    s3.create_bucket(Bucket=bucket, **options)
     return True
 
 
@@ -110,14 +137,14 @@ def enforce_ownership(s3: Any, bucket: str, owner: str) -> None:
     s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=controls, ExpectedBucketOwner=owner)
 
 
-def _explained(error: ClientError, bucket: str, owner: str) -> Exception:
+def _explained(error: ClientError, bucket: str, owner: str | None) -> Exception:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     if status == 404:
         return NoSuchBucket(f"Bucket {bucket} does not exist. Create it, or set create_bucket = True.")
     if status == 403:
         return Rejected(
-            f"Bucket {bucket} refuses you: it belongs to another account than yours ({owner}), or your credentials"
-            " lack the right. Choose another name, or ask the bucket's owner."
+            f"Bucket {bucket} refuses you: it belongs to another account than yours{f' ({owner})' if owner else ''}, or"
+            " your credentials lack the right. Choose another name, or ask the bucket's owner."
         )
     if status == 301:
         return Rejected(f"Bucket {bucket} is in another region than {error.response['Error'].get('Region', 'yours')}.")
@@ -185,9 +212,18 @@ def scoped(statement: dict, prefix: str) -> dict:
 
 
 def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    """Size in bytes of every object under ``prefix``, by key, however many there are."""
+    """Size in bytes of every object under ``prefix``, by key, however many there are.
+
+    Raises
+    ------
+    Rejected
+        The bucket is not there, or is closed to these credentials.
+    """
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {o["Key"]: o["Size"] for page in pages for o in page.get("Contents", [])}
+    try:
+        return {o["Key"]: o["Size"] for page in pages for o in page.get("Contents", [])}
+    except ClientError as error:
+        raise _explained(error, bucket, None) from None
 
 
 def delete(s3: Any, bucket: str, keys: list[str]) -> None:

@@ -8,8 +8,10 @@ import atexit
 import json
 import netrc
 import os
+import re
 import shutil
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -18,15 +20,20 @@ from urllib.parse import urlsplit
 
 import requests
 from pydantic import AliasChoices, BaseModel, Field, HttpUrl, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import NotConfigured, bullets
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENV_FILE = ".env_tutorial"
 EARTHDATA_HOST = "urs.earthdata.nasa.gov"
-#: What a user who copied an example file without filling it in has as a credential.
-PLACEHOLDERS = ("your-", "your_", "<", "xxx", "changeme", "replace")
+#: How values begin, whole or after a "/" or ".", that somebody copied from an example and did not fill in.
+PLACEHOLDER = re.compile(r"(?i)(?:your[-_ ]|<|xxx|yyyy|zzzz|changeme|replace[-_ ]?(?:me|this|with))")
+
+#: The numbered variables of the published tutorial, with one option of a workflow each.
+ADDITIONAL = re.compile(r"HOOK_ADDITIONAL\d+")
+#: Options of a workflow whose values are secret, by their names.
+SECRET_NAME = re.compile(r"(?i)secret|password|token$|access_key")
 
 #: Headings of the example file.
 ALL, AWS, HYP3, DESTINE = (
@@ -36,6 +43,8 @@ ALL, AWS, HYP3, DESTINE = (
     "DestinE Hook (recipe 2; files of the published tutorial work unchanged)",
 )
 
+#: What can be asked for with `Settings.require`; the last three only for orders that need them.
+Service = Literal["earthdata", "aws", "destine", "destine user", "destine storage", "destine catalogue"]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Url = Annotated[HttpUrl, "an http(s) URL"]
 
@@ -134,10 +143,42 @@ class Settings(BaseSettings):
         get="https://platform.destine.eu",
     )
     desp_password: SecretStr | None = _setting("DESP_PASSWORD", None, DESTINE, "Its password.")
+    desp_totp_secret: SecretStr | None = _setting(
+        "DESP_TOTP_SECRET",
+        None,
+        DESTINE,
+        "Only if your account asks for one-time codes: the key (base32) that your authenticator app was set up with.",
+    )
+    dedl_client_id: str | None = _setting(
+        "DEDL_CLIENT_ID", None, DESTINE, "A service account of the Data Lake, used before user name and password."
+    )
+    dedl_client_secret: SecretStr | None = _setting("DEDL_CLIENT_SECRET", None, DESTINE, "Its secret.")
+    dedl_token: SecretStr | None = _setting(
+        "DEDL_TOKEN", None, DESTINE, "A token that you have already, used before everything else; it ends after hours."
+    )
+    hook_api_url: Url = _setting(
+        "HOOK_API_URL", "https://odp.data.destination-earth.eu/odata/v1/", DESTINE, "Root of the Hook service."
+    )
+    desp_auth_url: Url = _setting("DESP_AUTH_URL", "https://auth.destine.eu", DESTINE, "Where one logs in to DestinE.")
+    dedl_auth_url: Url = _setting(
+        "DEDL_AUTH_URL", "https://identity.data.destination-earth.eu", DESTINE, "Where the Data Lake gives its tokens."
+    )
+    hook_poll_seconds: Seconds = _setting(
+        "HOOK_POLL_SECONDS", 5.0, DESTINE, "First pause between two looks at an order; it grows to a minute."
+    )
+    hook_settle_seconds: Seconds = _setting(
+        "HOOK_SETTLE_SECONDS",
+        30.0,
+        DESTINE,
+        "After an order whose answer was lost: how long to look for it before ordering again.",
+    )
     hook_workflow: str = _setting("HOOK_WORKFLOW", "data-harvest", DESTINE, "The workflow to order.")
     hook_order_name: str = _setting("HOOK_ORDER_NAME", "first-order", DESTINE, "A name of your own for the order.")
     hook_collection_id: str = _setting(
-        "HOOK_COLLECTION_ID", "EO.ESA.DAT.SENTINEL-2.MSI.L1C", DESTINE, "Collection of the products."
+        "HOOK_COLLECTION_ID",
+        "",
+        DESTINE,
+        "Collection of the products, if the workflow asks for one (by default EO.ESA.DAT.SENTINEL-2.MSI.L1C).",
     )
     hook_data_id: str = _setting(
         "HOOK_DATA_ID",
@@ -146,7 +187,13 @@ class Settings(BaseSettings):
         "Products to order, separated by commas.",
     )
     hook_source_type: Literal["DESP", "EXTERNAL"] | None = _setting(
-        "HOOK_SOURCE_TYPE", None, DESTINE, "DESP or EXTERNAL; empty for a custom hook."
+        "HOOK_SOURCE_TYPE", None, DESTINE, "DESP or EXTERNAL, for workflows that ask for it; empty: DESP."
+    )
+    hook_additional: Annotated[dict[str, str | int | float | bool | SecretStr], NoDecode] = _setting(
+        "HOOK_ADDITIONAL1",
+        {},
+        DESTINE,
+        'More options of the workflow, numbered: HOOK_ADDITIONAL1="NAME=timespan;VALUE=24;VALUE_TYPE=int", ...2=, ...',
     )
     hook_is_private_storage: bool = _setting(
         "HOOK_IS_PRIVATE_STORAGE",
@@ -155,24 +202,61 @@ class Settings(BaseSettings):
         "True: into your own bucket. False: temporary storage, two weeks.",
     )
     hook_output_bucket: str | None = _setting("HOOK_OUTPUT_BUCKET", None, DESTINE, "Your bucket, if private.")
+    hook_output_storage_url: Url = _setting(
+        "HOOK_OUTPUT_STORAGE_URL", "https://s3.central.data.destination-earth.eu", DESTINE, "The S3 that it is in."
+    )
     hook_output_storage_access_key: SecretStr | None = _setting(
-        "HOOK_OUTPUT_STORAGE_ACCESS_KEY", None, DESTINE, "Access key of that bucket."
+        "HOOK_OUTPUT_STORAGE_ACCESS_KEY",
+        None,
+        DESTINE,
+        "Access key of that bucket.",
+        get="Islet storage > EC2 credentials",
     )
     hook_output_storage_secret_key: SecretStr | None = _setting(
         "HOOK_OUTPUT_STORAGE_SECRET_KEY", None, DESTINE, "Secret key of that bucket."
     )
-    hook_external_username: str | None = _setting(
-        "HOOK_EXTERNAL_USERNAME", None, DESTINE, "User name at an external catalogue (source type EXTERNAL)."
+    hook_external_catalogue_url: Url = _setting(
+        "HOOK_EXTERNAL_CATALOGUE_URL",
+        "https://hda.data.destination-earth.eu/stac/v2",
+        DESTINE,
+        "API of an external catalogue (source type EXTERNAL).",
     )
-    hook_external_password: SecretStr | None = _setting(
-        "HOOK_EXTERNAL_PASSWORD", None, DESTINE, "Password at the external catalogue."
+    hook_external_catalogue_type: Literal["STAC", "ODATA"] = _setting(
+        "HOOK_EXTERNAL_CATALOGUE_TYPE", "STAC", DESTINE, "What kind of API that is: STAC or ODATA."
     )
     hook_external_token_url: Url | None = _setting(
         "HOOK_EXTERNAL_TOKEN_URL", None, DESTINE, "Token URL of the external catalogue."
     )
+    hook_external_username: str | None = _setting(
+        "HOOK_EXTERNAL_USERNAME", None, DESTINE, "User name at the external catalogue."
+    )
+    hook_external_password: SecretStr | None = _setting(
+        "HOOK_EXTERNAL_PASSWORD", None, DESTINE, "Password at the external catalogue."
+    )
     hook_external_client_id: str | None = _setting(
         "HOOK_EXTERNAL_CLIENT_ID", None, DESTINE, "Client id at the external catalogue."
     )
+    hook_external_client_secret: SecretStr | None = _setting(
+        "HOOK_EXTERNAL_CLIENT_SECRET",
+        None,
+        DESTINE,
+        "Its secret, if it has one; without a user name, the client itself logs in.",
+    )
+
+    @field_validator("hook_additional", mode="before")
+    @classmethod
+    def _from_numbered_lines(cls, lines: dict[str, str]) -> dict[str, Any]:
+        """Name and typed value of each HOOK_ADDITIONALn; values that are secret by their name are masked."""
+        options, problems = {}, []
+        for variable, line in lines.items():
+            try:
+                name, value = _option(line)
+                options[name] = SecretStr(str(value)) if SECRET_NAME.search(name) else value
+            except (ValueError, KeyError):  # without the value: it may be a secret
+                problems.append(f"{variable} is not NAME=...;VALUE=...;VALUE_TYPE={'|'.join(OPTION_TYPES)}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return options
 
     @field_validator("state_dir", "output_dir")
     @classmethod
@@ -191,14 +275,16 @@ class Settings(BaseSettings):
 
     _sandbox_id: str = ""  #: every start and every reset of a sandbox is a world of its own
 
-    @property
-    def service_name(self) -> str:
-        """Which HyP3 this is, as a folder name: state of one service is never taken for another's."""
+    def service_name(self, recipe: str) -> str:
+        """Which service a recipe talks to, as a folder name: state of one is never taken for another's.
+
+        ``recipe``: "hyp3" or "hook"; the sandbox is one world for all.
+        """
         if self.backend == "live":
-            return urlsplit(str(self.hyp3_api_url)).hostname or "live"
+            return urlsplit(str(getattr(self, f"{recipe}_api_url"))).hostname or "live"
         return f"sandbox-{self._sandbox_id}"
 
-    def require(self, *services: Literal["earthdata", "aws"]) -> None:
+    def require(self, *services: Service) -> None:
         """Make sure that the credentials for ``services`` are there, before the first request.
 
         Raises
@@ -206,11 +292,36 @@ class Settings(BaseSettings):
         NotConfigured
             Naming every missing variable at once, and where to get it.
         """
-        missing = [line for service in services for line in _missing(self, service)]
+        missing = list(dict.fromkeys(line for service in services for line in _missing(self, service)))
         if missing:
             raise NotConfigured(
                 "\n".join([f"The backend is live, but credentials are missing in {_where()}:", *bullets(missing)])
             )
+
+
+def _option(line: str) -> tuple[str, str | int | float | bool]:
+    """Name and value of ``NAME=...;VALUE=...;VALUE_TYPE=...``; the value may hold "=" and ";"."""
+    found = re.fullmatch(r"\s*NAME=([^;=]+);VALUE=(.*?)(?:;VALUE_TYPE=(\w+))?\s*", line, re.DOTALL)
+    if not found:
+        raise ValueError(line)
+    return found[1].strip(), OPTION_TYPES[(found[3] or "str").lower()](found[2])
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+
+
+#: VALUE_TYPEs of HOOK_ADDITIONALn: the first two are the published tutorial's.
+OPTION_TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": _yes_or_no}
+
+
+def _additional(file: Path | None) -> dict[str, str]:
+    """The HOOK_ADDITIONALn that are set, by name, in the order of their numbers."""
+    from dotenv import dotenv_values
+
+    found = (dotenv_values(file) if file else {}) | os.environ
+    lines = {name: line for name, line in found.items() if ADDITIONAL.fullmatch(name) and line}
+    return dict(sorted(lines.items(), key=lambda item: int(item[0].removeprefix("HOOK_ADDITIONAL"))))
 
 
 def aws_session(settings: Settings) -> Any:
@@ -252,6 +363,22 @@ def _missing(settings: Settings, service: str) -> list[str]:
         if settings.earthdata_token or _netrc_has(EARTHDATA_HOST):
             return []
         return [_wanted("earthdata_token")]
+    if service == "destine" and (settings.dedl_token or (settings.dedl_client_id and settings.dedl_client_secret)):
+        return []
+    if service in ("destine", "destine user"):
+        fields = ["desp_username", "desp_password"]
+    elif service == "destine storage":
+        fields = ["hook_output_storage_access_key", "hook_output_storage_secret_key"]
+    elif service == "destine catalogue":
+        fields = ["hook_external_token_url", "hook_external_client_id"]
+        if not settings.hook_external_client_secret:
+            fields += ["hook_external_username", "hook_external_password"]
+    else:
+        return _missing_aws(settings)
+    return [_wanted(field) for field in fields if not getattr(settings, field)]
+
+
+def _missing_aws(settings: Settings) -> list[str]:
     if (settings.aws_access_key_id is None) != (settings.aws_secret_access_key is None):
         return [_wanted("aws_secret_access_key" if settings.aws_access_key_id else "aws_access_key_id")]
     from botocore.exceptions import ProfileNotFound
@@ -295,12 +422,36 @@ def load(env_file: Path | None = None) -> Settings:
     sandbox_id = environment.pop("id")
     _bypass_proxies(environment["RECIPES_SANDBOX_URL"])
     # No real credential goes to the sandbox, whatever the environment has.
-    settings = _read(file, environment | {"AWS_SESSION_TOKEN": None, "AWS_PROFILE": None})
+    settings = _read(file, environment | dict.fromkeys(NEVER_TO_THE_SANDBOX) | _harmless(settings))
     settings._sandbox_id = sandbox_id
     if in_process_sandbox():
         # The sandbox ends with this process, and so do the notes about it.
-        atexit.register(shutil.rmtree, settings.state_dir / settings.service_name, ignore_errors=True)
+        atexit.register(shutil.rmtree, settings.state_dir / settings.service_name("hyp3"), ignore_errors=True)
     return settings
+
+
+#: What a live run may have that has no meaning in the sandbox.
+NEVER_TO_THE_SANDBOX = (
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "DESP_TOTP_SECRET",
+    "DEDL_CLIENT_ID",
+    "DEDL_CLIENT_SECRET",
+    "DEDL_TOKEN",
+    "HOOK_EXTERNAL_CLIENT_SECRET",
+)
+
+
+def _harmless(settings: Settings) -> dict[str, Any]:
+    """The additional options that a sandbox may see: no secrets, and no addresses of a real storage."""
+    kept = settings.hook_additional.items()
+    return {
+        "HOOK_ADDITIONAL1": {
+            f"HOOK_ADDITIONAL{n}": f"NAME={name};VALUE={value};VALUE_TYPE={type(value).__name__}"
+            for n, (name, value) in enumerate(kept, 1)
+            if not isinstance(value, SecretStr) and not name.endswith("_endpoint_url")
+        }
+    }
 
 
 def read(env_file: Path | None = None) -> Settings:
@@ -310,7 +461,8 @@ def read(env_file: Path | None = None) -> Settings:
 
 def _read(file: Path | None, overrides: dict[str, Any] | None = None) -> Settings:
     try:
-        settings = Settings(_env_file=file, **(overrides or {}))  # type: ignore[call-arg]
+        values = {"HOOK_ADDITIONAL1": _additional(file)} | (overrides or {})
+        settings = Settings(_env_file=file, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         problems = [_problem(e, file) for e in error.errors()]
     else:
@@ -339,10 +491,18 @@ def _placeholders(settings: Settings) -> list[str]:
     return [
         f"{names(field)[0]}: still the example's placeholder; {_wanted(field)}"
         for field in Settings.model_fields
-        if _is_secret(field)
-        and (secret := getattr(settings, field))
-        and secret.get_secret_value().lower().startswith(PLACEHOLDERS)
+        if _is_secret(field) and any(_is_placeholder(secret) for secret in _secrets(getattr(settings, field)))
     ]
+
+
+def _secrets(value: Any) -> list[str]:
+    """The secrets in the value of one field."""
+    values = value.values() if isinstance(value, dict) else [value]
+    return [each.get_secret_value() for each in values if isinstance(each, SecretStr)]
+
+
+def _is_placeholder(secret: str) -> bool:
+    return PLACEHOLDER.match(secret) is not None
 
 
 def find_env_file() -> Path | None:
@@ -432,7 +592,11 @@ def misspelt(file: Path | None) -> list[str]:
     known = [name for field in Settings.model_fields for name in names(field)]
     found = []
     for name in dotenv_values(file) if file else ():
-        if name not in known and (close := get_close_matches(name, known, 1, cutoff=0.8)):
+        if (
+            name not in known
+            and not ADDITIONAL.fullmatch(name)
+            and (close := get_close_matches(name, known, 1, cutoff=0.8))
+        ):
             found.append(f"{name}: did you mean {close[0]}?")
     return found
 
@@ -470,7 +634,7 @@ def example() -> str:
         if isinstance(default, Path):
             default = default.relative_to(PROJECT)
         lines += ["", f"# {told.text}", *([f"# Get it: {told.get}"] if told.get else [])]
-        lines.append(f"{names(field)[0]}={'' if default is None else default}")
+        lines.append(f"{names(field)[0]}={'' if default is None or default == {} else default}")
     return "\n".join(lines) + "\n"
 
 
@@ -493,8 +657,13 @@ def secret_values() -> set[str]:
     # Not through `read`: a wrong setting elsewhere must not let a secret slip.
     file = find_env_file()
     values = [dict(os.environ), dotenv_values(file) if file else {}]
-    secret_names = [name for field in Settings.model_fields if _is_secret(field) for name in names(field)]
+    fields = [field for field in Settings.model_fields if _is_secret(field) and field != "hook_additional"]
+    secret_names = [name for field in fields for name in names(field)]
     found = {source[name] for source in values for name in secret_names if source.get(name)}
+    for line in _additional(file).values():
+        with suppress(ValueError, KeyError):
+            name, value = _option(line)
+            found |= {str(value)} if SECRET_NAME.search(name) else set()
     found |= set(_netrc_entries().values())
     import botocore.session
 

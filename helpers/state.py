@@ -37,7 +37,7 @@ class RunState:
             raise Rejected(
                 f"run_id {run_id!r}: use 1 to 64 letters, digits, '.', '_' or '-', beginning with one of the first two."
             )
-        self.path = settings.state_dir / settings.service_name / recipe / f"{run_id}.json"
+        self.path = settings.state_dir / settings.service_name(recipe) / recipe / f"{run_id}.json"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.get("cleaning") and not cleaning:
             raise Rejected(

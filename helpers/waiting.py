@@ -26,6 +26,7 @@ def until_finished(
     finished: tuple[str, ...],
     *,
     deadline: float,
+    first: float = 0.5,
     longest: float = 60.0,
     patience: int = 5,
     show: Callable[[str], None] = print,
@@ -40,9 +41,9 @@ def until_finished(
         States in which an item stays.
     deadline:
         Seconds until giving up.
-    longest:
-        Longest pause between two looks, in seconds. Pauses begin at 0.5 s and grow by a quarter, with jitter so that
-        many clients do not ask in step.
+    first, longest:
+        Shortest and longest pause between two looks, in seconds. Pauses grow by a quarter, with jitter so that many
+        clients do not ask in step.
     patience:
         How many looks in a row may fail because the service does not answer, or has a problem.
     show:
@@ -57,7 +58,7 @@ def until_finished(
     seen: dict[str, str] = {}
     changes: list[Change] = []
     failures = 0
-    for pause in _pauses(longest):
+    for pause in _pauses(first, longest):
         try:
             states = look()
             failures = 0
@@ -84,8 +85,7 @@ def until_finished(
     raise AssertionError("pauses never end")
 
 
-def _pauses(longest: float) -> Iterator[float]:
-    pause = 0.5
+def _pauses(pause: float, longest: float) -> Iterator[float]:
     while True:
         yield min(pause, longest) * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not cryptography
         pause = min(pause * 1.25, longest)

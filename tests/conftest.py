@@ -47,7 +47,7 @@ def running_sandbox():
     from helpers.sandbox import Deployment, Sandbox
 
     # Faster than a workshop wants to watch, slow enough that every state is seen.
-    with Sandbox(deployment=Deployment(pending=0.1, running=0.2)) as sandbox:
+    with Sandbox(deployment=Deployment(pending=0.1, running=0.2, hook_queued=0.1, hook_processing=0.2)) as sandbox:
         yield sandbox
 
 

@@ -19,23 +19,31 @@ from flask import Flask, jsonify, request
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
 
-from . import s3
+from . import archive_project, s3
 from .clock import Clock
 from .faults import Traffic
+from .hook import Hook
 from .hyp3 import HyP3
 from .hyp3_processing import Publisher
+from .identity import DEDL, PUBLIC_CLIENT, Identity
 from .products import hyp3_products
 
+#: What the sandbox serves, each on a port of its own.
+SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage")
 REGION = "us-west-2"
 #: Days that products stay in the content bucket, as in the service.
 CONTENT_DAYS = 14
 #: Access key ids of HyP3's roles, for the guard in front of S3.
 ROLES = ("compute", "upload-log", "get-files")
+#: The user at DestinE, and one at somebody else's catalogue: names and passwords.
+USER, EXTERNAL_USER = ("sandbox-user", "sandbox-password-1"), ("sandbox-external", "sandbox-password-2")
+#: Secrets by access key id, of those that S3 checks: the pair for harvested products, and two ids that are not known.
+ACCESS_KEYS = {"sandbox-harvest": "sandbox-harvest-secret", "wrong-access-key": None, "your-access-key": None}
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Which HyP3 the sandbox plays."""
+    """Which HyP3 the sandbox plays, and how long things take."""
 
     job_types: str = "sandbox"  #: "sandbox" (all) or "edc" (the public API's)
     account_id: str = "444455556666"  #: HyP3's AWS account: any twelve digits that are not the user's
@@ -46,6 +54,8 @@ class Deployment:
     pending: float = 1.0  #: seconds that a job is PENDING ...
     running: float = 2.0  #: ... and RUNNING
     make_products: Callable[[dict], list] = hyp3_products
+    hook_queued: float = 1.0  #: seconds that an item of a Hook order is queued at least ...
+    hook_processing: float = 2.0  #: ... and in progress
 
 
 class _Handler(MotoRequestHandler):
@@ -63,7 +73,7 @@ class Sandbox:
     host:
         Address to listen on. Keep to the loopback: the services know no real secrets but check none either.
     ports:
-        Fixed ports by service ("control", "s3", "hyp3"); a free one where none is given.
+        Fixed ports by service (:data:`SERVICES`); a free one where none is given.
     clock:
         A clock to share with a test; real time by default.
     deployment:
@@ -85,7 +95,10 @@ class Sandbox:
         self.deployment = deployment
         self._servers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
+        self.access_keys: dict[str, str | None] = {}  #: the keys that S3 checks: see `s3.make_app`
         self.hyp3: HyP3
+        self.identity: Identity
+        self.hook: Hook
 
     def start(self) -> Self:
         """Start every service; ready for requests when this returns.
@@ -98,11 +111,15 @@ class Sandbox:
         try:
             account = self.deployment.account_id
             identities = {f"hyp3-{role}": f"arn:aws:iam::{account}:role/hyp3-{role}" for role in ROLES}
-            app = s3.make_app(identities | {"s3-itself": s3.S3_ITSELF})
+            app = s3.make_app(identities | {"s3-itself": s3.S3_ITSELF}, self.access_keys)
             self._serve("s3", app)
             self._serve("s3-inside", app, watched=False)  # HyP3's own way in: no faults, not in the log
             self._fill()
             self._serve("hyp3", lambda *args: self.hyp3.app(*args))
+            self._serve("identity", lambda *args: self.identity.app(*args))
+            self._serve("hook", lambda *args: self.hook.app(*args))
+            # Another port is another host to a client: it takes no bearer along.
+            self._serve("hook-storage", lambda *args: self.hook.storage.app(*args))
             self._serve("control", _control(self), watched=False)
         except BaseException:
             self.stop()
@@ -120,7 +137,7 @@ class Sandbox:
         self._servers[name] = server
 
     def _fill(self) -> None:
-        """The initial state: HyP3's content bucket, no jobs, a user with credits."""
+        """The initial state: HyP3's content bucket, no jobs, no orders, a user with credits and roles."""
         self.id = uuid4().hex[:12]  # a new world: nobody's notes about the old one apply
         plays, s3_url = self.deployment, self.url("s3")
         s3.create_bucket(plays.content_bucket, plays.account_id, REGION)
@@ -141,7 +158,22 @@ class Sandbox:
             pending=plays.pending,
             running=plays.running,
         )
+        archive_project.offer(self.hyp3, USER[0], archive_project.OWNER)
         self.hyp3.processor.keep_running()
+        self.access_keys.clear()
+        self.access_keys.update(ACCESS_KEYS)
+        self.identity = Identity(self.clock)
+        self.identity.add_user(*USER, roles=("hook-workflows", "hook-medium"))
+        self.identity.add_user(*EXTERNAL_USER, roles=())
+        self.hook = Hook(
+            self.identity,
+            self.clock,
+            self.traffic,
+            lambda: self.url("hook-storage"),
+            queued=plays.hook_queued,
+            processing=plays.hook_processing,
+        )
+        self.hook.processor.keep_running()
 
     def _s3_client(self, access_key: str) -> Any:
         if access_key not in self._clients:
@@ -165,6 +197,7 @@ class Sandbox:
     @property
     def environment(self) -> dict[str, str]:
         """Settings that point a client at this sandbox, by their names in ``.env_tutorial``; and ``id``."""
+        (access_key, secret), *_ = self.access_keys.items()
         return {
             "id": self.id,
             "RECIPES_SANDBOX_URL": self.url("control"),
@@ -175,10 +208,26 @@ class Sandbox:
             "AWS_SECRET_ACCESS_KEY": "sandbox",
             "AWS_REGION": REGION,
             "HYP3_SETTLE_SECONDS": "1",  # there is no gateway between us
+            "HOOK_API_URL": f"{self.url('hook')}/odata/v1/",
+            "DESP_AUTH_URL": self.url("identity"),
+            "DEDL_AUTH_URL": self.url("identity"),
+            "DESP_USERNAME": USER[0],
+            "DESP_PASSWORD": USER[1],
+            "HOOK_OUTPUT_STORAGE_URL": self.url("s3"),
+            "HOOK_OUTPUT_STORAGE_ACCESS_KEY": access_key,
+            "HOOK_OUTPUT_STORAGE_SECRET_KEY": secret,
+            "HOOK_EXTERNAL_USERNAME": EXTERNAL_USER[0],
+            "HOOK_EXTERNAL_PASSWORD": EXTERNAL_USER[1],
+            "HOOK_EXTERNAL_TOKEN_URL": f"{self.url('identity')}{DEDL.openid}/token",
+            "HOOK_EXTERNAL_CLIENT_ID": PUBLIC_CLIENT,
+            "HOOK_EXTERNAL_CATALOGUE_URL": f"{self.url('hook')}/external",
+            "HOOK_POLL_SECONDS": "0.2",
+            "HOOK_SETTLE_SECONDS": "1",
         }
 
     def reset(self) -> None:
-        """Back to the initial state: no user buckets, no jobs, no faults, an empty request log. Time stays."""
+        """Back to the initial state: no user buckets, jobs or orders, no faults, an empty request log. Time stays."""
+        self.hook.processor.stop()  # first: what it does may need the other services
         self.hyp3.processor.stop()
         s3.reset()
         self.traffic.heal()
@@ -187,8 +236,9 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stop listening and forget everything. Safe to call twice."""
-        if hasattr(self, "hyp3"):
-            self.hyp3.processor.stop()
+        for service in ("hook", "hyp3"):
+            if hasattr(self, service):
+                getattr(self, service).processor.stop()
         for server in self._servers.values():
             server.shutdown()
             server.server_close()
@@ -238,7 +288,7 @@ def _control(sandbox: Sandbox) -> Flask:
 
     @app.get("/")
     def about() -> Any:
-        services = {name: sandbox.url(name) for name in ("s3", "hyp3", "control")}
+        services = {name: sandbox.url(name) for name in SERVICES}
         return jsonify({"name": "eo-cloud-recipes sandbox", "pid": os.getpid(), "services": services})
 
     @app.get("/environment")
@@ -249,6 +299,14 @@ def _control(sandbox: Sandbox) -> Flask:
     def token() -> Any:
         wanted = request.get_json()
         return jsonify({"token": sandbox.hyp3.token(wanted["user_id"], wanted.get("expires_in", 86_400))})
+
+    @app.post("/project")
+    def project() -> Any:
+        try:
+            ids = archive_project.fill_large(sandbox.hyp3, **({"user": USER[0]} | request.get_json()))
+        except TypeError as error:
+            return jsonify({"detail": str(error)}), 400
+        return jsonify({"job_ids": ids})
 
     @app.get("/requests")
     def requests_received() -> Any:
@@ -274,6 +332,7 @@ def _control(sandbox: Sandbox) -> Flask:
         except (KeyError, TypeError, ValueError) as error:
             return jsonify({"detail": f'send {{"advance": seconds}}: {error}'}), 400
         sandbox.hyp3.processor.run_due()
+        sandbox.hook.processor.run_due()
         return jsonify({"now": now.isoformat()})
 
     @app.post("/reset")

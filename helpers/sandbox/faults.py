@@ -16,32 +16,65 @@ from dataclasses import asdict, dataclass, field
 from threading import Lock
 from typing import Any
 
-PROBLEM, PAGE = "application/problem+json", "text/html"
-#: Answers by name of the fault: status, content type, body. Shapes as the real services send them.
+JSON, PROBLEM, PAGE = "application/json", "application/problem+json", "text/html"
+#: Answers of HyP3 by name of the fault: status, content type, body. Shapes as the real services send them.
 ANSWERS: dict[str, tuple[int, str, str]] = {
+    "bad-request": (400, PROBLEM, "The request cannot be carried out."),
     "expired-token": (401, PROBLEM, "Invalid authorization token provided: Signature has expired"),
     "forbidden": (403, PROBLEM, "You do not have permission to use this service."),
+    "unprocessable": (422, PROBLEM, "The request cannot be understood."),
     "too-many-requests": (429, PROBLEM, "Too many requests."),
     "error": (500, PAGE, "<!doctype html><title>500 Internal Server Error</title>"),
     "bad-gateway": (502, PAGE, "<!doctype html><title>502 Bad Gateway</title>"),
-    "unavailable": (503, "application/json", "HyP3 is currently unavailable. Please try again later."),
+    "unavailable": (503, JSON, "HyP3 is currently unavailable. Please try again later."),
 }
 
 #: Status and error code of the same faults at S3, which throttles with 503.
 S3_ANSWERS = {
+    "bad-request": (400, "InvalidRequest"),
     "expired-token": (400, "ExpiredToken"),
     "forbidden": (403, "AccessDenied"),
+    "unprocessable": (400, "MalformedXML"),
     "too-many-requests": (503, "SlowDown"),
     "error": (500, "InternalError"),
     "bad-gateway": (502, "BadGateway"),
     "unavailable": (503, "ServiceUnavailable"),
 }
 
-#: Faults that are no answers: the service answers late, hangs up before it acts, or acts and then hangs up.
-HANG_UPS = ("dropped", "lost-answer")
-BEHAVIOURS = ("slow", *HANG_UPS)
+#: What the Hook puts under "detail", in the three forms that it uses.
+HOOK_DETAILS: dict[str, Any] = {
+    "bad-request": {"message": "Missing workflow options: output_storage"},
+    "expired-token": "Signature has expired",
+    "forbidden": "Role hook-workflows is required",
+    "unprocessable": [
+        {"loc": ["body", "WorkflowOptions", 0, "Value"], "msg": "value is not allowed", "type": "value_error"}
+    ],
+    "too-many-requests": {"message": "Too many requests"},
+    "error": "Internal Server Error",
+    "bad-gateway": "Bad Gateway",
+    "unavailable": "Service temporarily unavailable",
+}
 
-REASONS = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
+#: Faults that are no answers: the service answers late, hangs up before it acts, acts and then hangs up, or hangs
+#: up in the middle of its answer.
+HANG_UPS = ("dropped", "lost-answer")
+BEHAVIOURS = ("slow", "cut", *HANG_UPS)
+
+#: Faults of the processing behind the Hook, which takes them itself (:meth:`Traffic.take`): the next item to finish
+#: fails, the next order to start is cancelled by the operator, the next link has expired when it is given, the next
+#: item to finish has neither date nor message, the next list of options has their values in the older form.
+EVENTS = ("failed-item", "cancelled", "expired-link", "null-dates", "old-options")
+
+REASONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
+#: Signatures and codes in a URL open what it points at.
+SECRETS = re.compile(r"(?i)(?<![^&])(temp_url_sig|(?:X-Amz-)?Signature|X-Amz-Security-Token|(?:session_)?code)=[^&]*")
 
 
 @dataclass
@@ -54,16 +87,19 @@ class Fault:
     path: str = ""  #: regular expression searched in the path, "" for any
     times: int = 1  #: how many requests it strikes
     skip: int = 0  #: how many matching requests it lets pass first
-    seconds: float = 1.0  #: how late a "slow" answer is; Retry-After of "too-many-requests"
+    seconds: float = 1.0  #: how late a "slow" answer is; Retry-After of those that have one
+    fraction: float = 0.6  #: how much of the body a "cut" answer has
 
     def __post_init__(self) -> None:
-        known = (*ANSWERS, *BEHAVIOURS)
+        known = (*ANSWERS, *BEHAVIOURS, *EVENTS)
         if self.kind not in known:
             raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(known)}")
         if not all(isinstance(count, int) and count >= 0 for count in (self.times, self.skip)):
             raise ValueError("times and skip are whole numbers, 0 or more")
         if not isinstance(self.seconds, int | float) or self.seconds < 0:
             raise ValueError("seconds is a number, 0 or more")
+        if not isinstance(self.fraction, int | float) or not 0 <= self.fraction < 1:
+            raise ValueError("fraction is a number from 0 to below 1")
         try:
             re.compile(self.path)
         except re.error as error:
@@ -80,13 +116,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as received. No headers: they carry credentials."""
+    """One request as received. No headers: they carry credentials. Signatures are taken out of the query."""
 
     service: str
     method: str
     path: str
     query: str
     status: int  #: 0 when the connection was dropped without an answer
+    authorized: bool  #: it came with an Authorization header, right or wrong
 
 
 @dataclass
@@ -120,10 +157,17 @@ class Traffic:
     def as_dicts(self) -> list[dict]:
         return [asdict(r) for r in list(self.requests)]
 
-    def _take(self, service: str, method: str, path: str) -> Fault | None:
+    def take(self, kind: str, service: str, path: str = "") -> bool:
+        """Does a fault of this kind strike now? For what a service does to itself (:data:`EVENTS`).
+
+        ``path``: what happens it to, for faults that are meant for one: the name of an order, of a product.
+        """
+        return self._take((kind,), service, "", path) is not None
+
+    def _take(self, kinds: Iterable[str], service: str, method: str, path: str) -> Fault | None:
         with self._lock:
             for fault in self.faults:
-                if not fault.strikes(service, method, path):
+                if fault.kind not in kinds or not fault.strikes(service, method, path):
                     continue
                 if fault.skip:
                     fault.skip -= 1
@@ -143,14 +187,15 @@ class Traffic:
                 seen["status"] = int(status.split()[0])
                 return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-            fault = self._take(service, method, path)
+            fault = self._take((*ANSWERS, *BEHAVIOURS), service, method, path)
             try:
                 if fault is None:
                     return app(environ, remember)
                 return self._strike(fault, service, app, environ, remember)
             finally:
-                query = environ.get("QUERY_STRING", "")
-                self.requests.append(Request(service, method, path, query, seen["status"]))
+                query = SECRETS.sub(r"\1=", environ.get("QUERY_STRING", ""))
+                authorized = "HTTP_AUTHORIZATION" in environ
+                self.requests.append(Request(service, method, path, query, seen["status"], authorized))
                 if fault and fault.kind in HANG_UPS:
                     _hang_up(environ)  # last, so that whoever notices finds the request in the log
 
@@ -162,22 +207,50 @@ class Traffic:
         if fault.kind == "slow":
             time.sleep(fault.seconds)
             return app(environ, start_response)
+        if fault.kind == "cut":
+            return _cut(b"".join(app(environ, start_response)), fault.fraction, environ)
         if fault.kind == "lost-answer":
             # Run the request for real, then hang up: the client cannot know that it worked.
             b"".join(app(environ, lambda *_: lambda _: None))
         if fault.kind in HANG_UPS:
             # What werkzeug takes for a client that is gone: it closes, and says nothing.
             raise ConnectionAbortedError(fault.kind)
-        status, content_type, body = _as_s3(environ, fault.kind) if service == "s3" else ANSWERS[fault.kind]
+        status, content_type, body = WORDS.get(service, _as_hyp3)(environ, fault.kind)
         # HTTP knows whole seconds only.
-        headers = {"Retry-After": str(math.ceil(fault.seconds))} if status == 429 else {}
-        if "json" in content_type:
-            body = json.dumps({"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"})
+        again = status == 429 or (status == 503 and service == "hook")
+        headers = {"Retry-After": str(math.ceil(fault.seconds))} if again else {}
         start_response(
             f"{status} {REASONS.get(status, 'Error')}",
             [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers.items()],
         )
         return [body.encode()]
+
+
+def _cut(body: bytes, fraction: float, environ: dict) -> Iterable[bytes]:
+    """The first part of the body, after headers that promise all of it."""
+    yield body[: int(len(body) * fraction)]
+    _hang_up(environ)
+    raise ConnectionAbortedError("cut")
+
+
+def _as_hyp3(_: dict, kind: str) -> tuple[int, str, str]:
+    status, content_type, body = ANSWERS[kind]
+    if "json" in content_type:
+        body = json.dumps({"status": status, "detail": body, "title": REASONS[status], "type": "about:blank"})
+    return status, content_type, body
+
+
+def _as_hook(_: dict, kind: str) -> tuple[int, str, str]:
+    return ANSWERS[kind][0], JSON, json.dumps({"detail": HOOK_DETAILS[kind]})
+
+
+def _as_identity(_: dict, kind: str) -> tuple[int, str, str]:
+    """As Keycloak's token endpoint words an error."""
+    return ANSWERS[kind][0], JSON, json.dumps({"error": kind.replace("-", "_"), "error_description": kind})
+
+
+def _as_swift(_: dict, kind: str) -> tuple[int, str, str]:
+    return ANSWERS[kind][0], "text/plain", f"{ANSWERS[kind][0]} {kind}\n"
 
 
 def _as_s3(environ: dict, kind: str) -> tuple[int, str, str]:
@@ -187,6 +260,10 @@ def _as_s3(environ: dict, kind: str) -> tuple[int, str, str]:
     if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] == "/":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
     return status, "application/xml", error
+
+
+#: How each service words a fault.
+WORDS = {"s3": _as_s3, "hook": _as_hook, "hook-storage": _as_swift, "identity": _as_identity}
 
 
 def _hang_up(environ: dict) -> None:

@@ -87,6 +87,9 @@ class HyP3:
         self.users: dict[str, dict] = {}
         self.access_codes: dict[str, tuple[str, str]] = {}
         self.jobs: dict[str, dict] = {}
+        #: Jobs of before the sandbox's start, by user and job name: they are made when somebody asks for that name,
+        #: and are no part of `jobs` until then.
+        self.former: dict[tuple[str, str], Callable[[], Any]] = {}
         self.lock = threading.RLock()
         self.catalogue_up = True
         self.available = True
@@ -178,23 +181,48 @@ class HyP3:
         left, total, jobs = user["remaining_credits"], Decimal("0.0"), []
         for job in given:
             priority = 0 if left is None else min(round(left - total), 9999)
-            job = {
-                "job_id": str(uuid4()),
-                "user_id": user["user_id"],
-                "status_code": "PENDING",
-                "execution_started": False,
-                "request_time": requested,
-                "priority": user.get("priority_override") or priority,
-                **job,
-            }
-            self._place(job)
-            job["job_parameters"] = self._defaults(job["job_type"]) | job["job_parameters"]
-            job["credit_cost"] = self._cost(job)
+            priority = user.get("priority_override") or priority
+            job = self._complete(job, str(uuid4()), user["user_id"], requested, priority)
             total += job["credit_cost"]
             jobs.append(job)
         if left is not None and total > left:
             raise Invalid(f"These jobs would cost {total} credits, but you have only {left} remaining.")
         return jobs
+
+    def _complete(self, given: dict, job_id: str, user_id: str, requested: str, priority: int) -> dict:
+        job = {
+            "job_id": job_id,
+            "user_id": user_id,
+            "status_code": "PENDING",
+            "execution_started": False,
+            "request_time": requested,
+            "priority": priority,
+            **given,
+        }
+        self._place(job)
+        job["job_parameters"] = self._defaults(job["job_type"]) | job["job_parameters"]
+        job["credit_cost"] = self._cost(job)
+        return job
+
+    def adopt(self, given: dict, job_id: str, user_id: str, requested: datetime) -> dict:
+        """Store a job of former times, PENDING: it costs nobody's credits, and no processor will touch it.
+
+        Parameters
+        ----------
+        given:
+            The job as in a request's body.
+        requested:
+            When it was submitted.
+
+        Returns
+        -------
+        The stored job, for the caller to bring into the state it is in.
+        """
+        when = requested.isoformat(timespec="seconds")
+        job = _as_stored(self._complete(given, job_id, user_id, when, int(DEFAULT_CREDITS)))
+        with self.lock:
+            self.jobs[job_id] = job
+        return job
 
     def _place(self, job: dict) -> None:
         """Decide bucket and prefix, expanding ``{job_id}`` and ``{name}``."""
@@ -257,6 +285,10 @@ class HyP3:
     def find(self, user_id: str, query: dict) -> tuple[list[dict], dict | None]:
         """One page of the user's jobs, newest first, and the key to go on from (or ``None``)."""
         with self.lock:
+            former = user_id, query.get("name")
+            if former in self.former:
+                self.former[former]()
+                del self.former[former]
             mine = [job for job in self.jobs.values() if job["user_id"] == user_id]
         mine.sort(key=lambda job: (job["request_time"], job["job_id"]), reverse=True)
         start, end = query.get("start"), query.get("end")
@@ -293,7 +325,9 @@ class HyP3:
             return job
 
     def describe_user(self, user_id: str) -> dict:
-        names = {j["name"] for j in self.jobs.values() if j["user_id"] == user_id and "name" in j}
+        with self.lock:
+            names = {j["name"] for j in self.jobs.values() if j["user_id"] == user_id and "name" in j}
+            names |= {name for user, name in self.former if user == user_id}
         return self.user(user_id) | {"job_names": sorted(names)}
 
     def apply(self, body: dict, user_id: str) -> dict:

@@ -87,12 +87,16 @@ class Publisher:
             Nothing lies there; an object has no `file_type` tag. The service fails the job in both cases.
         """
         s3 = self.clients["get-files"]
-        region = s3.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"]
+        region = self.region(bucket)
         # No "/" is added: jobs with the prefixes `share` and `shared` see each other's files, as in reality.
         listing = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=LISTING_LIMIT)
         found = [(self._file_type(bucket, o["Key"]), o["Key"], o["Size"]) for o in listing["Contents"]]
         if any(tag is None for tag, *_ in found):
             raise TypeError("argument of type 'NoneType' is not iterable")
+        return self.report(bucket, region, found, self.expiry(bucket, now))
+
+    def report(self, bucket: str, region: str, found: list[tuple[str, str, int]], expiry: str) -> dict:
+        """The fields of a finished job that has these objects: their tags, keys (in order) and sizes."""
 
         def urls(kind: str) -> list[str]:
             return [self.url(bucket, region, key) for tag, key, _ in sorted(found) if kind in tag]
@@ -111,8 +115,13 @@ class Publisher:
             "browse_images": urls("browse"),
             "thumbnail_images": urls("thumbnail"),
             "logs": urls("log"),
-            "expiration_time": self._expiry(bucket, now) if {"product", "log"} & {t for t, *_ in found} else None,
+            "expiration_time": expiry if {"product", "log"} & {t for t, *_ in found} else None,
         }
+
+    def region(self, bucket: str) -> str:
+        """The bucket's region. Raises ``ClientError`` when S3 does not let the role see the bucket."""
+        answer = self.clients["get-files"].head_bucket(Bucket=bucket)
+        return answer["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"]
 
     def url(self, bucket: str, region: str, key: str) -> str:
         if bucket == self.content_bucket:
@@ -131,7 +140,8 @@ class Publisher:
         tags = self.clients["get-files"].get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
         return next((t["Value"] for t in tags if t["Key"] == "file_type"), None)
 
-    def _expiry(self, bucket: str, now: datetime) -> str:
+    def expiry(self, bucket: str, now: datetime) -> str:
+        """When what is written ``now`` goes, by the bucket's lifecycle; :data:`NEVER` without one."""
         try:
             rules = self.clients["s3-itself"].get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
         except ClientError:

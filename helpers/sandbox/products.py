@@ -29,6 +29,10 @@ NEAR_RANGE, SWATH_WIDTH = 368.0, 85.3  # km on the ground, right of the track: t
 FIRST_ORBIT = {"S1A": 73, "S1B": 27, "S1C": 172}
 #: Local mean time, in s, at the ascending node: 18:00, and the 20 s that recorded bursts show on average.
 NODE_TIME = 18 * 3600 + 20
+#: Names of Sentinel-1 scenes (mission, start, end, absolute orbit) and of MGRS tiles in other names.
+SCENE = re.compile(r"(S1.)_.._...._...._\d{8}T(\d{6})_\d{8}T(\d{6})_(\d{6})_")
+TILE = re.compile(r"_T(\d{2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])(?:_|$)")
+TILE_WIDTH = 109_800  # m
 #: Longitude and latitude of plains and mountains for granules that tell no place.
 LAND = [(-105, 40), (-58, -15), (25, 47), (37, 38), (23, 1), (78, 25), (100, 60), (112, 30), (135, -24)]
 
@@ -126,23 +130,28 @@ def _locate(granule: str) -> tuple[str, list[tuple[float, float]]]:
         start = (number - 1) * BURST_SECONDS + PREAMBLE_SECONDS + 0.92 * (swath - 2)
         near = NEAR_RANGE + (swath - 1) * SWATH_WIDTH
         return f"{number}_IW{swath}", _swath(start, 20.9 / GROUND_SPEED, near, near + SWATH_WIDTH + 2)
-    if scene := re.match(r"(S1.)_.._...._...._\d{8}T(\d{6})_\d{8}T(\d{6})_(\d{6})_", granule):
-        track = (int(scene[4]) - FIRST_ORBIT.get(scene[1], 73)) % ORBITS
-        begin, end = (int(t[:2]) * 3600 + int(t[2:4]) * 60 + int(t[4:]) for t in scene.group(2, 3))
-        node = NODE_TIME + track * ORBIT_SECONDS  # UTC: the node moves west with the sun, orbit by orbit
-        since_node = (begin - node + 300) % 86400 - 300
-        start = track * ORBIT_SECONDS + since_node % ORBIT_SECONDS
-        seconds = min((end - begin) % 86400 or 25, 60)
+    if SCENE.match(granule):
+        track, start, seconds = _scene_pass(granule)
         far = NEAR_RANGE + 3 * SWATH_WIDTH
         return f"{track}_{round(start / 25)}", _swath(start, seconds, NEAR_RANGE, far)
-    if tile := re.search(r"_T(\d{2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])(?:_|$)", granule):
-        return tile[0], _mgrs_tile(int(tile[1]), *tile.group(2, 3, 4))
+    if tile := TILE.search(granule):
+        return tile[0], _mgrs_tile(granule)
     if scene := re.match(r"L\w{3}_\w{4}_(\d{3})(\d{3})_", granule):
         return f"{scene[1]}{scene[2]}", _wrs2_scene(int(scene[1]), int(scene[2]))
     name = re.sub(r"_\d{8}.*", "", granule)  # without its date
     number = _hash(name)
     lon, lat = LAND[number % len(LAND)]
     return name, _square(lon + number // 10 % 400 / 200 - 1, lat + number // 4000 % 400 / 200 - 1, 50)
+
+
+def _scene_pass(scene: str) -> tuple[int, float, float]:
+    """Track of a Sentinel-1 scene (from 0), its start in s after relative orbit 1 begins, its length in s."""
+    mission, begin, end, orbit = SCENE.match(scene).groups()
+    track = (int(orbit) - FIRST_ORBIT.get(mission, 73)) % ORBITS
+    begin, end = (int(t[:2]) * 3600 + int(t[2:4]) * 60 + int(t[4:]) for t in (begin, end))
+    node = NODE_TIME + track * ORBIT_SECONDS  # UTC: the node moves west with the sun, orbit by orbit
+    since_node = (begin - node + 300) % 86400 - 300
+    return track, track * ORBIT_SECONDS + since_node % ORBIT_SECONDS, min((end - begin) % 86400 or 25, 60)
 
 
 def _track(seconds: float) -> tuple[float, float]:
@@ -156,14 +165,15 @@ def _track(seconds: float) -> tuple[float, float]:
 
 def _swath(start: float, seconds: float, near: float, far: float) -> list[tuple[float, float]]:
     """Corners of what a right-looking radar sees from ``start`` on, between two ground ranges in km."""
-
-    def seen(time: float, distance: float) -> tuple[float, float]:
-        (lon, lat), (lon1, lat1) = _track(time), _track(time + 1)
-        heading = np.arctan2(((lon1 - lon + 180) % 360 - 180) * np.cos(np.radians(lat)), lat1 - lat)
-        return _shift(lon, lat, heading + np.pi / 2, distance)
-
     end = start + seconds
-    return _unwrap([seen(start, near), seen(start, far), seen(end, far), seen(end, near)])
+    return _unwrap([_seen(start, near), _seen(start, far), _seen(end, far), _seen(end, near)])
+
+
+def _seen(time: float, distance: float) -> tuple[float, float]:
+    """Longitude and latitude at a distance in km to the right of the track."""
+    (lon, lat), (lon1, lat1) = _track(time), _track(time + 1)
+    heading = np.arctan2(((lon1 - lon + 180) % 360 - 180) * np.cos(np.radians(lat)), lat1 - lat)
+    return _shift(lon, lat, heading + np.pi / 2, distance)
 
 
 def _shift(lon: float, lat: float, azimuth: float, km: float) -> tuple[float, float]:
@@ -184,21 +194,27 @@ def _unwrap(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(float(first + (lon - ring[0][0] + 180) % 360 - 180), float(lat)) for lon, lat in ring]
 
 
-def _mgrs_tile(zone: int, band: str, column: str, row: str) -> list[tuple[float, float]]:
-    """Corners of a Sentinel-2 tile: 109.8 km wide, its upper left corner that of a 100 km MGRS square."""
+def _mgrs_tile(granule: str) -> list[tuple[float, float]]:
     from rasterio.warp import transform
 
+    utm, west, north = _tile_origin(granule)
+    east, south = west + TILE_WIDTH, north - TILE_WIDTH
+    lonlat = transform(utm, "EPSG:4326", [west, east, east, west], [south, south, north, north])
+    return _unwrap(list(zip(*lonlat, strict=True)))
+
+
+def _tile_origin(granule: str) -> tuple[str, float, float]:
+    """CRS and upper left corner of a Sentinel-2 tile, 109.8 km wide: that of a 100 km MGRS square."""
+    tile = TILE.search(granule)
+    zone, band, column, row = int(tile[1]), *tile.group(2, 3, 4)
     columns, rows, bands = "ABCDEFGHJKLMNPQRSTUVWXYZ", "ABCDEFGHJKLMNPQRSTUV", "CDEFGHJKLMNPQRSTUVWX"
     west = (columns.index(column) % 8 + 1) * 1e5
     north = ((rows.index(row) - 5 * (zone % 2 == 0)) % 20 + 1) * 1e5
     middle = (bands.index(band) * 8 - 76) * 110_900
     north += round((middle - north) / 2e6) * 2e6  # the letters repeat every 2000 km: the band tells which
-    east, south = west + 109_800, north - 109_800
     if band < "N":
-        south, north = south + 1e7, north + 1e7
-    utm = f"EPSG:{(32600 if band >= 'N' else 32700) + zone}"
-    lonlat = transform(utm, "EPSG:4326", [west, east, east, west], [south, south, north, north])
-    return _unwrap(list(zip(*lonlat, strict=True)))
+        north += 1e7
+    return f"EPSG:{(32600 if band >= 'N' else 32700) + zone}", west, north
 
 
 def _wrs2_scene(path: int, row: int) -> list[tuple[float, float]]:
@@ -231,7 +247,9 @@ class _Grid:
         return right * self.look[0] + down * self.look[1]
 
 
-def _grid(granules: list[str], spacing: float, pixels: int = MAX_PIXELS, polar: bool = False) -> _Grid:
+def _grid(
+    granules: list[str], spacing: float, pixels: int = MAX_PIXELS, polar: bool = False, max_lines: float = MAX_LINES
+) -> _Grid:
     from rasterio.warp import transform
 
     rings = [np.array(_locate(granule)[1]) for granule in sorted(granules)]
@@ -243,7 +261,7 @@ def _grid(granules: list[str], spacing: float, pixels: int = MAX_PIXELS, polar: 
     # The window is a part of the middle granule's frame, (0, 0) at its centre; neighbours may reach into it.
     hull = np.concatenate([(c - origin) @ np.linalg.inv(axes) for c in corners])
     sides = np.linalg.norm(axes, axis=1) / spacing
-    lines = min(sides[1] * np.ptp(hull[:, 1]), MAX_LINES)
+    lines = min(sides[1] * np.ptp(hull[:, 1]), max_lines)
     half = np.array([pixels / lines, lines]) / sides / 2
     low, high = np.maximum(hull.min(axis=0), -half), np.minimum(hull.max(axis=0), half)
     window = origin + np.array([low, (high[0], low[1]), high, (low[0], high[1])]) @ axes
@@ -361,29 +379,34 @@ def product_name(job: dict) -> str:
     kind, options, scenes = job["job_type"], job["job_parameters"], _scenes(job)
     first, last = scenes[0], scenes[-1]
     day, other_day = _stamp(first)[:8], _stamp(last)[:8]
-    product_id = f"{_hash(job['job_id']):016X}"[:4]
+    digits = product_id(job["job_id"])
     interferogram = f"INT{SPACING[options.get('looks', '20x4')]}"
     if kind == "INSAR_ISCE_BURST":
         _, number, swath, _, polarization, _ = first.split("_")
-        return f"S1_{number}_{swath}_{day}_{other_day}_{polarization}_{interferogram}_{product_id}"
+        return f"S1_{number}_{swath}_{day}_{other_day}_{polarization}_{interferogram}_{digits}"
     if kind == "INSAR_ISCE_MULTI_BURST":
         polarization = first.split("_")[4]
         extent = f"{_relative_orbit(first):03d}_{_burst_extent(_reference(scenes))}_IW"
-        return f"S1_{extent}_{day}_{other_day}_{polarization}_{interferogram}_{product_id}"
+        return f"S1_{extent}_{day}_{other_day}_{polarization}_{interferogram}_{digits}"
     if kind == "INSAR_GAMMA":
         masked = "w" if options.get("apply_water_mask") else "u"
         pair = f"S1{first[2]}{last[2]}_{_stamp(first)}_{_stamp(last)}_{first[15] * 2}P{_days(scenes):03d}"
-        return f"{pair}_{interferogram}_G_{masked}eF_{product_id}"
+        return f"{pair}_{interferogram}_G_{masked}eF_{digits}"
     if kind in ("RTC_GAMMA", "WATER_MAP"):
         radiometry, scale = options.get("radiometry", "gamma0")[0], options.get("scale", "power")[0]
         speckle = "f" if options.get("speckle_filter") else "n"
         matching = "m" if options.get("dem_matching") else "d"
         scene = f"{first[:6]}_{_stamp(first)}_{first[14:16]}P_RTC{int(options.get('resolution', 30))}"
-        return f"{scene}_G_{radiometry}{scale}u{speckle}e{matching}_{product_id}"
+        return f"{scene}_G_{radiometry}{scale}u{speckle}e{matching}_{digits}"
     if kind == "AUTORIFT":
         names = "_X_".join(re.sub(r"(_\d{8}).*", r"\1", scene) for scene in (first, last))
         return f"{names}_G0120V02_P{_valid_percent(job):03d}"
-    return f"{kind}_{day}_{other_day}_{product_id}"
+    return f"{kind}_{day}_{other_day}_{digits}"
+
+
+def product_id(job_id: str) -> str:
+    """The four hexadecimal digits at the end of a name, which tell products of one granule apart."""
+    return f"{_hash(job_id):016X}"[:4]
 
 
 def _scenes(job: dict) -> list[str]:
@@ -456,8 +479,39 @@ def hyp3_products(job: dict) -> list[Product]:
     ValueError
         A granule's name does not have its type's parts, or its date is none.
     """
-    make = {"RTC_GAMMA": _rtc, "WATER_MAP": _rtc, "AUTORIFT": _autorift}.get(job["job_type"], _insar)
+    if job["job_type"] == "WATER_MAP":
+        return water_map_products(job)
+    make = {"RTC_GAMMA": _rtc, "AUTORIFT": _autorift}.get(job["job_type"], _insar)
     return make(job, product_name(job))
+
+
+def water_map_products(job: dict, pixels: int = MAX_PIXELS) -> list[Product]:
+    """What a WATER_MAP job leaves in its prefix, in rasters of up to ``pixels`` pixels with data.
+
+    Each of its steps (RTC, water map, flood map if an estimator is given) packs a ZIP of its own, and puts every
+    file of it beside it too: so `files` lists two or three packages, and `_VV.tif.xml` is an object.
+    Source: `__main__.py` of hyp3-gamma, `hydrosar/water_map.py` and `flood_map.py` of asf_tools.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`hyp3_products`.
+    """
+    stem = product_name(job)
+    everything, *others = _rtc(job, stem, pixels)
+    packages: dict[str, dict[str, bytes]] = {stem: {}, f"{stem}_WM": {}, f"{stem}_FM": {}}
+    with zipfile.ZipFile(io.BytesIO(everything.body)) as package:
+        for member in package.namelist():
+            name = member.rpartition("/")[2]
+            step = next((step for step in (f"{stem}_WM", f"{stem}_FM") if name.startswith(step)), stem)
+            if step == stem or name.endswith(".tif"):  # only the first step describes its files
+                packages[step][name] = package.read(member)
+    loose = {name: body for files in packages.values() for name, body in files.items()}
+    return [
+        *(_product(f"{step}.zip", _zip(step, files)) for step, files in packages.items() if files),
+        *(_product(name, body) for name, body in loose.items()),
+        *(product for product in others if product.file_type.endswith("-thumbnail")),
+    ]
 
 
 def _insar(job: dict, stem: str) -> list[Product]:
@@ -548,15 +602,15 @@ def _deformation(grid: _Grid, days: int, rng: np.random.Generator) -> np.ndarray
     return (peak * np.exp(-(along**2) - across**2) * (across + 0.45) * 1.2).astype("f4")
 
 
-def _rtc(job: dict, stem: str) -> list[Product]:
+def _rtc(job: dict, stem: str, pixels: int = MAX_PIXELS) -> list[Product]:
     options, scene, water_map = job["job_parameters"], _scenes(job)[0], job["job_type"] == "WATER_MAP"
     if water_map:  # its first step is an RTC job with these options
         options = options | {"include_dem": True, "include_rgb": True}
     spacing = int(options.get("resolution", 30))
-    grid = _grid([scene], spacing)
+    grid = _grid([scene], spacing, pixels, max_lines=pixels**0.5)
     land = _landscape(grid, [scene])
     rng = _rng("scene", scene)
-    stage = rng.uniform(1, 4)  # m, the rivers' height above normal on that day
+    stage = _stage(scene, rng)
     looks = 60 if options.get("speckle_filter") else {30: 20, 20: 12, 10: 6}[spacing]
     powers = _backscatter(land, rng, looks, land.hand < stage)
     if options.get("radiometry") == "sigma0":
@@ -584,6 +638,13 @@ def _rtc(job: dict, stem: str) -> list[Product]:
     texts[f"{stem}.README.md.txt"] = _readme(stem, [scene], tifs)
     texts[f"{stem}.log"] = _log(job, scene)
     return _publish(stem, tifs, pictures, texts, loose)
+
+
+def _stage(scene: str, rng: np.random.Generator) -> float:
+    """The rivers' height above normal (m) on that day: rains swell them for three months after midsummer."""
+    north = np.mean(_locate(scene)[1], axis=0)[1] >= 0
+    season = 2 * np.pi * (_time(scene).timetuple().tm_yday - (220 if north else 37)) / 365
+    return rng.uniform(0.6, 1.6) + 3 * _smoothstep(1.5 * np.cos(season))
 
 
 def _rtc_rasters(
@@ -636,19 +697,21 @@ def _false_colour(copol: np.ndarray, cross: np.ndarray) -> np.ndarray:
 
 
 def _water_rasters(land: _Land, stage: float, options: dict) -> dict[str, np.ndarray]:
-    """Water extent (1: water), height above drainage (m) and, if asked for, the flood's depth (m)."""
+    """Water extent (1: water), height above drainage (m) and, if asked for, the depth (m) of water and of flood.
+
+    The flood mask has permanent water in it, the flood's depth has not (asf_tools' `flood_map.py`).
+    """
     hand = np.maximum(land.hand, 0)
     extent = (land.hand < stage) & (hand <= options.get("hand_threshold", 15))
     rasters = {"WM": extent.astype("u1"), "WM_HAND": hand}
     estimator = options.get("flood_depth_estimator")
     if estimator and estimator != "None":
-        flood = extent & ~land.water
         depth = np.where(extent, stage - land.hand, 0).astype("f4")
         rasters |= {
             f"FM_{estimator}_WaterDepth": depth,
-            f"FM_{estimator}_FloodMask": flood.astype("u1"),
-            f"FM_{estimator}_FloodDepth": np.where(flood, depth, 0),
-            f"FM_{estimator}_PW": 100 * land.water.astype("u1"),
+            f"FM_{estimator}_FloodMask": extent.astype("u1"),
+            f"FM_{estimator}_FloodDepth": np.where(land.water, 0, depth),
+            f"FM_{estimator}_PW": land.water.astype("u1"),
         }
     return rasters
 
@@ -723,6 +786,7 @@ def _product(name: str, body: bytes) -> Product:
         channel = "rgb" if base.endswith("_rgb") else "amp"
         kind = f"{channel}-thumbnail" if "_thumb." in name else f"{channel}-browse"
     types = {"png": "image/png", "tif": "image/tiff", "zip": "application/zip", "nc": "application/x-netcdf"}
+    types |= {"xml": "text/xml", "txt": "text/plain", "log": "text/plain"}
     return Product(name, body, kind, types[name.rpartition(".")[2]])
 
 
@@ -792,7 +856,7 @@ def _zip(folder: str, files: dict[str, bytes]) -> bytes:
         for name, body in files.items():
             info = zipfile.ZipInfo(f"{folder}/{name}")
             info.external_attr = 0o644 << 16
-            stored = name.endswith((".tif", ".png"))
+            stored = name.endswith((".tif", ".png", ".jp2", ".jpg"))
             archive.writestr(info, body, zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
     return out.getvalue()
 

@@ -1,17 +1,22 @@
 """The sandbox's S3 (and STS): moto's server behind a guard that knows who asks.
 
 moto accepts any key and lets everybody in. The guard adds what a bucket of one's own depends on: several accounts,
-bucket policies evaluated with their principal, anonymous requests, `ExpectedBucketOwner`, expiring presigned URLs.
+bucket policies evaluated with their principal, anonymous requests, `ExpectedBucketOwner`, expiring presigned URLs,
+and access keys whose secret is checked.
 """
 
+import hmac
 import io
 import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import unescape
 
+from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest, HTTPHeaders
+from botocore.credentials import Credentials
 from moto.iam.access_control import PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import FakeBucket, FakeKey, FakeMultipart, s3_backends
@@ -53,17 +58,28 @@ SUBRESOURCES = {
 }
 
 
-def make_app(identities: dict[str, str]) -> Callable:
+#: What S3 says to a secret that does not belong to the access key id, and to an id that does not exist.
+WRONG_SIGNATURE = (
+    "SignatureDoesNotMatch",
+    "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
+)
+UNKNOWN_KEY = "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."
+
+
+def make_app(identities: dict[str, str], access_keys: dict[str, str | None]) -> Callable:
     """The guarded S3 as a WSGI application.
 
     Parameters
     ----------
     identities:
         ARN of the principal behind each access key id; any other key is the user's.
+    access_keys:
+        Secret by access key id, ``None`` for an id that does not exist. Only requests of these ids have their
+        signature checked; ids that are not in the table are let in with any secret. May change while in use.
     """
     # The guard is the only judge: moto's own evaluation does not look at the principal.
     FakeBucket.get_permission = lambda *_: PermissionResult.PERMITTED
-    return Guard(DomainDispatcherApplication(create_backend_app), identities)
+    return Guard(DomainDispatcherApplication(create_backend_app), identities, access_keys)
 
 
 def create_bucket(name: str, account_id: str, region: str) -> None:
@@ -83,18 +99,33 @@ def reset() -> None:
 class Guard:
     """WSGI layer that answers 403 where S3 would."""
 
-    def __init__(self, app: Callable, identities: dict[str, str]):
+    def __init__(self, app: Callable, identities: dict[str, str], access_keys: dict[str, str | None]):
         self.app = app
         self.identities = identities
+        self.access_keys = access_keys
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
-        refusal = self._refuse(environ)
+        refusal = self._check_key(environ)
+        if refusal is None and (reason := self._refuse(environ)):
+            refusal = "AccessDenied", reason
         if refusal is None:
             return self.app(environ, start_response)
-        body = f"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>{refusal}</Message></Error>".encode()
+        code, message = refusal
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response("403 Forbidden", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _check_key(self, environ: dict) -> tuple[str, str] | None:
+        """Code and message of S3's refusal, if the request was signed by a key of the table, but not rightly."""
+        access_key = _access_key(environ)
+        if access_key not in self.access_keys:
+            return None
+        secret = self.access_keys[access_key]
+        if secret is None:
+            return UNKNOWN_KEY
+        given, right = _signatures(environ, Credentials(access_key, secret))
+        return None if hmac.compare_digest(given, right) else WRONG_SIGNATURE
 
     def _refuse(self, environ: dict) -> str | None:
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
@@ -141,6 +172,49 @@ class Guard:
         if access_key is None:
             return policy.ANONYMOUS
         return self.identities.get(access_key, f"arn:aws:iam::{USER_ACCOUNT}:user/{access_key}")
+
+
+SIGNED = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d+/([^/]+)/s3/aws4_request, *SignedHeaders=([^,]+), *Signature=(\w+)"
+)
+
+
+def _access_key(environ: dict) -> str | None:
+    """The access key id that a request to S3 is signed with, in its header or its URL."""
+    if header := SIGNED.match(environ.get("HTTP_AUTHORIZATION", "")):
+        return header[1]
+    query = parse_qs(environ.get("QUERY_STRING", ""))
+    return query.get("X-Amz-Credential", query.get("AWSAccessKeyId", [""]))[0].split("/")[0] or None
+
+
+def _signatures(environ: dict, credentials: Credentials) -> tuple[str, str]:
+    """The signature of a request, and the one that botocore's signers give it with these credentials."""
+    url = f"http://{environ['HTTP_HOST']}{environ['REQUEST_URI']}"
+    query = {name: values[0] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
+    request = AWSRequest(environ["REQUEST_METHOD"], url)
+    if "AWSAccessKeyId" in query:
+        old = HmacV1QueryAuth(credentials)
+        old._get_date = lambda: query["Expires"]  # in place of "now + expires"
+        headers = HTTPHeaders.from_dict(_headers(environ, ["content-type", "content-md5"]))
+        return query["Signature"], old.get_signature(request.method, urlsplit(url), headers)
+    if header := SIGNED.match(environ.get("HTTP_AUTHORIZATION", "")):
+        region, names, given = header.group(2, 3, 4)
+        signer, stamp = S3SigV4Auth(credentials, "s3", region), environ.get("HTTP_X_AMZ_DATE", "")
+    else:
+        region, names = query["X-Amz-Credential"].split("/")[2], query["X-Amz-SignedHeaders"]
+        given, stamp = query["X-Amz-Signature"], query["X-Amz-Date"]
+        request.url = re.sub(r"&?X-Amz-Signature=\w+", "", url)
+        signer = S3SigV4QueryAuth(credentials, "s3", region)
+    for name, value in _headers(environ, names.split(";")).items():
+        request.headers[name] = value
+    request.context["timestamp"] = stamp
+    return given, signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+
+
+def _headers(environ: dict, names: list[str]) -> dict[str, str]:
+    cgi = {name: name.upper().replace("-", "_") for name in names}
+    found = {name: environ.get(key, environ.get(f"HTTP_{key}")) for name, key in cgi.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _presigned(query: dict) -> tuple[str, datetime] | None:

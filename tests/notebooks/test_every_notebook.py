@@ -119,18 +119,42 @@ CANARIES = {
     "AWS_ACCESS_KEY_ID": "AKIACANARYCANARY0001",
     "AWS_SECRET_ACCESS_KEY": "canary/secret+key/0000000000000000000001",
     "AWS_SESSION_TOKEN": "canary-session-token-000000000000000001",
+    "DESP_PASSWORD": "canary-desp password;with=odd&signs-01",
+    "HOOK_OUTPUT_STORAGE_ACCESS_KEY": "canary0harvest0key0001",
+    "HOOK_OUTPUT_STORAGE_SECRET_KEY": "canary0harvest0secret0/+0000000000000001",
+    "HOOK_EXTERNAL_PASSWORD": "canary-external-password-01",
+}
+#: What services make on the way: tokens, and links with a signature in them.
+MADE = (rb"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]+", rb"temp_url_sig(?:=|%3D)[0-9a-f]{8,}", rb"Signature=[\w%]{8,}")
+
+#: The service that a notebook talks to first, and the settings that a live run of it cannot do without.
+SERVICES = {
+    "1_hyp3_user_bucket": (
+        "hyp3",
+        ["EARTHDATA_TOKEN", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "Generate Token"],
+    ),
+    "2_hook_data_harvest": ("hook", ["DESP_USERNAME", "DESP_PASSWORD", "https://platform.destine.eu"]),
 }
 
 
 def live_environment(sandbox, environment) -> dict[str, str]:
     """The live backend, with the addresses of the stand-ins: every credential comes from the environment."""
     token = sandbox.hyp3.token("live-user")
-    return {name: value for name, value in environment.items() if name != "RECIPES_SANDBOX_URL"} | CANARIES | {
+    roles = ("hook-workflows", "hook-medium")
+    sandbox.identity.add_user("live-user", CANARIES["DESP_PASSWORD"], roles=roles)
+    sandbox.identity.add_user("outside-user", CANARIES["HOOK_EXTERNAL_PASSWORD"], roles=())
+    key, secret = CANARIES["HOOK_OUTPUT_STORAGE_ACCESS_KEY"], CANARIES["HOOK_OUTPUT_STORAGE_SECRET_KEY"]
+    sandbox.access_keys[key] = secret
+    addresses = {name: value for name, value in sandbox.environment.items() if name.endswith("_URL")}
+    return environment | addresses | CANARIES | {
         "RECIPES_BACKEND": "live",
+        "RECIPES_SANDBOX_URL": "",
         "EARTHDATA_TOKEN": token,
-        "HYP3_API_URL": sandbox.url("hyp3"),
         "HYP3_SETTLE_SECONDS": "1",
-        "AWS_ENDPOINT_URL": sandbox.url("s3"),
+        "DESP_USERNAME": "live-user",
+        "HOOK_EXTERNAL_USERNAME": "outside-user",
+        "HOOK_EXTERNAL_CLIENT_ID": "hda-public",
+        "HOOK_POLL_SECONDS": "0.2",
     }  # fmt: skip
 
 
@@ -139,6 +163,7 @@ def leaks(folder, secrets) -> list[str]:
     for file in (f for f in folder.rglob("*") if f.is_file()):
         content = file.read_bytes()
         found += [f"{name} in {file}" for name, secret in secrets.items() if secret.encode() in content]
+        found += [f"{pattern!r} in {file}" for pattern in MADE if re.search(pattern, content)]
     return found
 
 
@@ -151,13 +176,31 @@ def test_runs_live_and_leaks_no_secret(path, sandbox, environment, tmp_path, cap
     secrets = {name: env[name] for name in CANARIES}
     run = runner.run(path, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
     assert run.outcome == "ok", run.error
-    assert all(job["user_id"] == "live-user" for job in sandbox.hyp3.jobs.values())
+    owners = [job["user_id"] for job in sandbox.hyp3.jobs.values()]
+    owners += [order.owner for order in sandbox.hook.orders.values()]
+    assert set(owners) == {"live-user"}
     assert leaks(tmp_path, secrets) == []
     said = "".join(capfd.readouterr())
     assert not any(secret in said for secret in secrets.values())
     # The canary must be able to fail: planted, it is found.
     (tmp_path / "planted.txt").write_text(secrets["AWS_SECRET_ACCESS_KEY"])
     assert leaks(tmp_path, secrets) == [f"AWS_SECRET_ACCESS_KEY in {tmp_path / 'planted.txt'}"]
+    (tmp_path / "planted.txt").write_text(f"https://example.org/x.zip?temp_url_sig={'a1' * 20}")
+    assert len(leaks(tmp_path, secrets)) == 1
+
+
+@pytest.mark.parametrize("parameters", [
+    {"storage": "PRIVATE", "bucket": "canary-bucket"},
+    {"source_type": "EXTERNAL", "collection": "EO.ESA.DAT.SENTINEL-2.MSI.L1C"},
+], ids=["private", "external"])  # fmt: skip
+def test_an_order_with_credentials_in_it_leaks_none(sandbox, environment, tmp_path, parameters):
+    from helpers import runner
+
+    env = live_environment(sandbox, environment)
+    path = NOTEBOOKS / "2_hook_data_harvest.ipynb"
+    run = runner.run(path, parameters, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
+    assert run.outcome == "ok", run.error
+    assert leaks(tmp_path, {name: env[name] for name in CANARIES}) == []
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -166,7 +209,7 @@ def test_leaks_no_secret_when_it_fails(path, kind, sandbox, environment, tmp_pat
     from helpers import runner
 
     env = live_environment(sandbox, environment)
-    sandbox.traffic.fail(kind, service="hyp3", times=1000)
+    sandbox.traffic.fail(kind, service=SERVICES[path.stem][0], times=1000)
     run = runner.run(path, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
     assert run.outcome == "failed"
     assert leaks(tmp_path, {name: env[name] for name in CANARIES}) == []
@@ -176,13 +219,12 @@ def test_leaks_no_secret_when_it_fails(path, kind, sandbox, environment, tmp_pat
 def test_live_without_credentials_stops_before_the_first_request(path, sandbox, environment, tmp_path):
     from helpers import runner
 
-    env = live_environment(sandbox, environment) | dict.fromkeys(CANARIES, "")
+    env = live_environment(sandbox, environment) | dict.fromkeys((*CANARIES, "DESP_USERNAME"), "")
     sandbox.traffic.requests.clear()
     run = runner.run(path, output=tmp_path / path.name, env=env)
     assert (run.outcome, run.exit_code) == ("not configured", 5)
-    for name in ("EARTHDATA_TOKEN", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        assert name in run.error["message"]
-    assert "Generate Token" in run.error["message"]
+    for words in SERVICES[path.stem][1]:
+        assert words in run.error["message"]
     assert sandbox.traffic.received() == []
 
 

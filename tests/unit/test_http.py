@@ -206,12 +206,12 @@ def test_a_refusal_is_not_repeated(sandbox, client, url, received, fault):
 @pytest.mark.parametrize(
     ("status", "error", "advice"),
     [
-        ("400 Bad Request", Rejected, ""),
-        ("401 Unauthorized", Rejected, "Get a new token"),
-        ("403 Forbidden", Rejected, "ask for access"),
-        ("404 Not Found", Rejected, ""),
-        ("409 Conflict", Rejected, ""),
-        ("422 Unprocessable Entity", Rejected, ""),
+        ("400 Bad Request", http.Refused, ""),
+        ("401 Unauthorized", http.Refused, "Get a new token"),
+        ("403 Forbidden", http.Refused, "ask for access"),
+        ("404 Not Found", http.Refused, ""),
+        ("409 Conflict", http.Refused, ""),
+        ("422 Unprocessable Entity", http.Refused, ""),
         ("429 Too Many Requests", http.Throttled, "Wait a little"),
         ("500 Internal Server Error", FailedRemotely, "run this cell again later"),
         ("502 Bad Gateway", FailedRemotely, "run this cell again later"),
@@ -249,7 +249,20 @@ def test_an_answer_without_json_is_told_by_its_reason_not_by_its_page(client):
 def test_any_json_is_understood(client, body):
     with raw_server(plain_answer("400 Bad Request", body, "application/json")) as url, pytest.raises(Rejected) as error:
         client.get(url)
-    assert body.strip('"[]{}').split('"')[0].replace("null", "None") in str(error.value)
+    assert body.strip('"[]{}').split('"')[0].replace("null", "None").replace("message", "no detail") in str(error.value)
+
+
+@pytest.mark.parametrize(("detail", "said"), [
+    ('"Signature has expired"', "Signature has expired"),
+    ('{"message": "Missing workflow options"}', "Missing workflow options"),
+    ('[{"loc": ["body", "Name"], "msg": "field required", "type": "x"}, {"loc": ["body"], "msg": "odd", "type": "x"}]',
+     "body.Name: field required; body: odd"),
+])  # fmt: skip
+def test_the_forms_in_which_services_explain_themselves(client, detail, said):
+    answer = plain_answer("400 Bad Request", f'{{"detail": {detail}}}', "application/json")
+    with raw_server(answer) as url, pytest.raises(http.Refused) as error:
+        client.get(url)
+    assert (error.value.said, error.value.status) == (said, 400)
 
 
 def test_endless_words_are_cut(client):

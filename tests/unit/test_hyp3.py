@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from hyp3_sdk import Job
 
-from helpers import http, objectstore
+from helpers import http, objectstore, once
 from helpers import hyp3 as recipe
 from helpers.errors import FailedRemotely, Rejected, TimedOut
 from helpers.sandbox.products import Product
@@ -339,10 +339,10 @@ def test_only_new_jobs_are_submitted(idle, run, settings):
     first = run([a_job()])
     jobs = [a_job(136232), a_job()]
     state = RunState(settings, "hyp3", "one")
-    assert recipe.not_yet_submitted(jobs, state) == [a_job(136232)]
+    assert once.not_yet(jobs, state) == [a_job(136232)]
     both = run(jobs)
     assert both[1:] == first and set(idle.hyp3.jobs) == set(both)
-    assert recipe.not_yet_submitted(jobs, state) == []
+    assert once.not_yet(jobs, state) == []
 
 
 def test_what_happened_is_said(run):
@@ -356,7 +356,7 @@ def test_bad_jobs_are_refused_before_anything_is_sent_or_noted(run, posts, setti
     with pytest.raises(Rejected, match="same as job 1"):
         run([a_job(), a_job()])
     assert posts() == 0
-    assert RunState(settings, "hyp3", "one").get("jobs") is None
+    assert RunState(settings, "hyp3", "one").get(once.NOTES) is None
 
 
 def test_a_lost_answer_does_not_lose_or_double_jobs(idle, run, posts):
@@ -410,7 +410,7 @@ def test_an_expired_token_is_explained_and_nothing_is_noted_as_sent(idle, run, s
     idle.traffic.fail("expired-token", **POST)
     with pytest.raises(Rejected, match=r"answered 401.*expired.*Get a new token.*run this cell again"):
         run([a_job()], settle=30)
-    assert [entry["sent"] for entry in RunState(settings, "hyp3", "one").get("jobs")] == [None]
+    assert [entry["sent"] for entry in RunState(settings, "hyp3", "one").get(once.NOTES)] == [None]
     started = time.monotonic()
     ids = run([a_job()], settle=30)
     assert time.monotonic() - started < 10
@@ -433,8 +433,8 @@ def test_a_process_killed_around_the_request_is_carried_on(idle, run, hyp3, sett
 
     with pytest.raises(Killed):
         run([a_job(), a_job(136232)], submit=killed)
-    noted = RunState(settings, "hyp3", "one").get("jobs")
-    assert all(entry["sent"] and entry["job_id"] is None for entry in noted)
+    noted = RunState(settings, "hyp3", "one").get(once.NOTES)
+    assert all(entry["sent"] and entry["id"] is None for entry in noted)
     there = set(idle.hyp3.jobs)
     said = []
     ids = run([a_job(), a_job(136232)], show=said.append)
@@ -450,7 +450,7 @@ def test_jobs_lost_long_ago_are_found_without_waiting(idle, run, hyp3, settings)
     there = hyp3.submit_prepared_jobs([a_job()])[0].job_id
     sent = (datetime.now(UTC) - timedelta(hours=12)).isoformat()
     idle.hyp3.jobs[there]["request_time"] = sent[:19] + "+00:00"
-    RunState(settings, "hyp3", "one").save(jobs=[{"job": a_job(), "job_id": None, "sent": sent}])
+    RunState(settings, "hyp3", "one").save(submissions=[{"request": a_job(), "id": None, "sent": sent}])
     started = time.monotonic()
     assert run([a_job()], settle=60) == [there]
     assert time.monotonic() - started < 10

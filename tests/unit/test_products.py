@@ -106,12 +106,15 @@ def by_suffix(kind: str) -> dict[str, Product]:
 
 
 def package(made: list[Product]) -> dict[str, bytes]:
-    """The files of the ZIP by their suffix after the product's name; they lie in a folder of that name."""
-    (archive,) = (product for product in made if product.name.endswith(".zip"))
-    folder = archive.name.removesuffix(".zip")
-    with zipfile.ZipFile(io.BytesIO(archive.body)) as opened:
-        assert opened.testzip() is None
-        return {name.removeprefix(f"{folder}/{folder}"): opened.read(name) for name in opened.namelist()}
+    """The files of the ZIPs by their suffix after the product's name; they lie in a folder named like their ZIP."""
+    archives = sorted((product for product in made if product.name.endswith(".zip")), key=lambda p: len(p.name))
+    stem, held = archives[0].name.removesuffix(".zip"), {}
+    for archive in archives:
+        folder = archive.name.removesuffix(".zip")
+        with zipfile.ZipFile(io.BytesIO(archive.body)) as opened:
+            assert opened.testzip() is None
+            held |= {name.removeprefix(f"{folder}/{stem}"): opened.read(name) for name in opened.namelist()}
+    return held
 
 
 def rasters(kind: str) -> Iterator[tuple[str, bytes]]:
@@ -185,8 +188,10 @@ DUAL_POL = AMPLITUDE | {
     "_rgb_thumb.png": "rgb-thumbnail",
     "_VH.tif": "product",
 }
-WATER = DUAL_POL | dict.fromkeys(["_rgb.tif", "_dem.tif", "_WM.tif", "_WM_HAND.tif"], "product")
-FLOOD = [f"_FM_iterative_{name}.tif" for name in ("WaterDepth", "FloodMask", "FloodDepth", "PW")]
+RTC_STEP = "_rgb.tif _dem.tif _ls_map.tif .README.md.txt .log .png.xml _rgb.png.xml _VV.tif.xml _VH.tif.xml"
+RTC_STEP += " _rgb.tif.xml _dem.tif.xml _ls_map.tif.xml"
+WATER = DUAL_POL | dict.fromkeys([*RTC_STEP.split(), "_WM.tif", "_WM_HAND.tif", "_WM.zip"], "product")
+FLOOD = ["_FM.zip", *(f"_FM_iterative_{name}.tif" for name in ("WaterDepth", "FloodMask", "FloodDepth", "PW"))]
 
 
 @pytest.mark.parametrize(
@@ -453,11 +458,11 @@ def test_a_flood_has_depth_where_the_land_is_usually_dry():
     )
     assert flooded.any()
     assert usual.any()
-    np.testing.assert_array_equal(wet, (flooded == 1) | (usual > 30))
+    np.testing.assert_array_equal(wet, flooded == 1)
     np.testing.assert_array_equal(depth > 0, wet)
-    np.testing.assert_array_equal(flood_depth > 0, flooded == 1)
+    np.testing.assert_array_equal(flood_depth > 0, wet & (usual == 0))
     assert depth.max() < 15
-    assert depth[usual > 30].mean() > depth[flooded == 1].mean()
+    assert depth[usual == 1].mean() > depth[wet & (usual == 0)].mean()
 
 
 def test_the_flood_maps_carry_the_name_of_their_estimator():

@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from helpers import objectstore
 from helpers import settings as room
-from helpers.sandbox import Deployment, Sandbox, faults
+from helpers.sandbox import SERVICES, Deployment, Sandbox, faults
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.products import Product
 
@@ -324,13 +324,16 @@ def test_a_clock_that_cannot_go_there_says_so(sandbox, wrong):
 
 #: Kind -> status of the answer (None: none comes), and whether the request was carried out.
 FAULTS = {
+    "bad-request": (400, False),
     "expired-token": (401, False),
     "forbidden": (403, False),
+    "unprocessable": (422, False),
     "too-many-requests": (429, False),
     "error": (500, False),
     "bad-gateway": (502, False),
     "unavailable": (503, False),
     "slow": (200, True),
+    "cut": (None, True),
     "dropped": (None, False),
     "lost-answer": (None, True),
 }
@@ -348,7 +351,7 @@ def test_a_fault_does_once_what_its_name_says(sandbox, kind):
     requests.get(f"{sandbox.url('hyp3')}/costs", timeout=10).raise_for_status()  # not what it is for
     started = time.monotonic()
     if status is None:
-        with pytest.raises(requests.ConnectionError):
+        with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
             submit(sandbox)
     elif status == 200:
         submit(sandbox)
@@ -363,7 +366,47 @@ def test_a_fault_does_once_what_its_name_says(sandbox, kind):
     assert len(sandbox.hyp3.jobs) == acts
     submit(sandbox)  # used up
     assert len(sandbox.hyp3.jobs) == acts + 1
-    assert [r.status for r in sandbox.traffic.received("hyp3", "POST")] == [status or 0, 200]
+    logged = 200 if kind == "cut" else status or 0
+    assert [r.status for r in sandbox.traffic.received("hyp3", "POST")] == [logged, 200]
+
+
+def test_what_a_service_does_to_itself_strikes_no_request(sandbox):
+    """The Hook takes these faults; `tests/contract/test_hook.py` has what it does with each."""
+    for kind in faults.EVENTS:
+        fault = {"kind": kind, "service": "hook", "path": "T32TMS$", "times": 2, "skip": 1}
+        assert control(sandbox, "/faults", fault).status_code == 200
+        assert requests.get(f"{sandbox.url('hook')}/T32TMS", timeout=10).status_code == 401
+        take = sandbox.traffic.take
+        assert not take(kind, "hyp3", "T32TMS") and not take(kind, "hook", "T47VLH") and not take("slow", "hook")
+        assert [take(kind, "hook", "S2_T32TMS") for _ in range(4)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("hyp3", lambda answer: answer.json()["title"] == "Forbidden"),
+        ("hook", lambda answer: set(answer.json()) == {"detail"}),
+        ("identity", lambda answer: set(answer.json()) == {"error", "error_description"}),
+        ("hook-storage", lambda answer: answer.headers["Content-Type"] == "text/plain"),
+        ("s3", lambda answer: "<Code>AccessDenied</Code>" in answer.text),
+    ],
+)
+def test_each_service_words_a_fault_in_its_own_way(sandbox, service, words):
+    control(sandbox, "/faults", {"kind": "forbidden", "service": service})
+    answer = requests.get(f"{sandbox.url(service)}/anything", timeout=10)
+    assert answer.status_code == 403 and words(answer)
+
+
+def test_a_cut_answer_promises_the_whole_and_sends_a_part(sandbox):
+    whole = requests.get(f"{sandbox.url('hyp3')}/openapi.json", timeout=10).content
+    control(sandbox, "/faults", {"kind": "cut", "fraction": 0.25})
+    with requests.get(f"{sandbox.url('hyp3')}/openapi.json", stream=True, timeout=10) as answer:
+        assert int(answer.headers["Content-Length"]) == len(whole)
+        part = b""
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            for chunk in answer.iter_content(1):
+                part += chunk
+    assert part == whole[: len(whole) // 4]
 
 
 def test_faults_strike_as_often_as_told_after_as_many_as_told_and_can_be_healed(sandbox):
@@ -390,12 +433,19 @@ def test_an_unknown_fault_is_refused_with_the_known_ones(sandbox):
     answer = control(sandbox, "/faults", {"kind": "earthquake"})
     assert answer.status_code == 400
     assert "'earthquake'" in answer.json()["detail"]
-    assert all(kind in answer.json()["detail"] for kind in FAULTS)
+    assert all(kind in answer.json()["detail"] for kind in {*FAULTS, *faults.EVENTS})
     assert sandbox.traffic.faults == []
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"kind": "error", "tims": 2}, {"kind": "error", "times": "2"}, {"kind": "error", "path": "("}]
+    "wrong",
+    [
+        {},
+        {"kind": "error", "tims": 2},
+        {"kind": "error", "times": "2"},
+        {"kind": "error", "path": "("},
+        {"kind": "cut", "fraction": 1},
+    ],
 )
 def test_a_fault_that_makes_no_sense_is_refused_and_breaks_nothing(sandbox, wrong):
     assert control(sandbox, "/faults", wrong).status_code == 400
@@ -408,7 +458,7 @@ def test_a_fault_that_makes_no_sense_is_refused_and_breaks_nothing(sandbox, wron
 def test_it_says_what_it_is_and_where_its_services_are(sandbox):
     told = control(sandbox, "/", method="GET").json()
     assert (told["name"], told["pid"]) == ("eo-cloud-recipes sandbox", os.getpid())
-    assert told["services"] == {name: sandbox.url(name) for name in ("s3", "hyp3", "control")}
+    assert told["services"] == {name: sandbox.url(name) for name in SERVICES}
 
 
 def test_other_users_have_jobs_of_their_own(sandbox):
@@ -428,10 +478,23 @@ def test_the_log_of_requests_has_what_happened_and_no_credentials(sandbox):
     answer = control(sandbox, "/requests", method="GET")
     of_hyp3 = [r for r in answer.json() if r["service"] == "hyp3"]
     assert of_hyp3 == [
-        {"service": "hyp3", "method": "POST", "path": "/jobs", "query": "", "status": 200},
-        {"service": "hyp3", "method": "GET", "path": "/costs", "query": "a=b", "status": 200},
+        {"service": "hyp3", "method": "POST", "path": "/jobs", "query": "", "status": 200, "authorized": True},
+        {"service": "hyp3", "method": "GET", "path": "/costs", "query": "a=b", "status": 200, "authorized": False},
     ]
     assert sandbox.environment["EARTHDATA_TOKEN"] not in answer.text and "Bearer" not in answer.text
+
+
+def test_the_log_of_requests_has_no_signatures(sandbox, s3, bucket):
+    s3.put_object(Bucket=BUCKET, Key="a", Body=b"a")
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "a"})
+    assert requests.get(url, timeout=10).content == b"a"
+    requests.get(f"{sandbox.url('hyp3')}/costs?code=abc&start_token=x&session_code=abc&temp_url_sig=abc", timeout=10)
+    signed, plain = (sandbox.traffic.received(service)[-1].query for service in ("s3", "hyp3"))
+    assert plain == "code=&start_token=x&session_code=&temp_url_sig="
+    given = dict(pair.split("=") for pair in url.partition("?")[2].split("&"))
+    logged = dict(pair.split("=") for pair in signed.split("&"))
+    assert {name for name in given if logged[name] != given[name]} <= {"Signature", "X-Amz-Signature"}
+    assert set(logged) == set(given) and logged != given
 
 
 # --- starting over ---
@@ -531,7 +594,7 @@ import requests
 requests.get(first.url("hyp3") + "/costs", timeout=10).raise_for_status()
 elapsed = time.monotonic() - began
 assert sandbox.start() is first and settings.in_process_sandbox()
-assert all(first.url(name).startswith("http://127.0.0.1:") for name in ("s3", "hyp3", "control"))
+assert all(first.url(name).startswith("http://127.0.0.1:") for name in sandbox.SERVICES)
 print(elapsed)
 """
 

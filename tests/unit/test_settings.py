@@ -22,7 +22,7 @@ EXAMPLE = room.example()
 SECRETS = {
     name: f"secret-of-{name.lower()}"
     for field in room.Settings.model_fields
-    if room._is_secret(field)
+    if room._is_secret(field) and field != "hook_additional"
     for name in room.names(field)
 }
 
@@ -211,6 +211,63 @@ def test_file_of_the_published_destine_tutorial_loads_unchanged(project):
     assert settings.hook_external_password.get_secret_value() == "outside"
     assert str(settings.hook_external_token_url) == "https://identity.example.org/token"
     assert settings.hook_external_client_id == "public"
+
+
+def test_numbered_options_are_typed_and_their_values_may_hold_anything(project, monkeypatch):
+    write(
+        project,
+        'HOOK_ADDITIONAL1="NAME=timespan;VALUE=24;VALUE_TYPE=int"',
+        'HOOK_ADDITIONAL2="NAME=query;VALUE=a=b;c==;VALUE_TYPE=str"',
+        'HOOK_ADDITIONAL3="NAME=limit;VALUE=0.5;VALUE_TYPE=float"',
+        'HOOK_ADDITIONAL10="NAME=verbose;VALUE=true;VALUE_TYPE=bool"',
+        'HOOK_ADDITIONAL4="NAME=no_type;VALUE=text"',
+        "HOOK_ADDITIONAL5=",
+    )
+    monkeypatch.setenv("HOOK_ADDITIONAL1", "NAME=timespan;VALUE=48;VALUE_TYPE=int")
+    assert room.read().hook_additional == {
+        "timespan": 48, "query": "a=b;c==", "limit": 0.5, "no_type": "text", "verbose": True
+    }  # fmt: skip
+    assert room.misspelt(project / ".env_tutorial") == []
+
+
+@pytest.mark.parametrize("line", ["timespan=24", "NAME=a;VALUE=x;VALUE_TYPE=int", "NAME=a;VALUE=1;VALUE_TYPE=list"])
+def test_a_numbered_option_that_cannot_be_read_is_named_but_not_shown(project, line):
+    write(project, f'HOOK_ADDITIONAL7="{line}"')
+    with pytest.raises(NotConfigured, match=r"HOOK_ADDITIONAL7 is not NAME=") as error:
+        room.read()
+    assert line not in str(error.value)
+
+
+def test_numbered_options_with_secrets_are_masked_and_stay_out_of_the_sandbox(
+    sandbox, environment, project, monkeypatch
+):
+    write(
+        project,
+        'HOOK_ADDITIONAL1="NAME=source_s3_secret_key;VALUE=secret-of-a-storage==;VALUE_TYPE=str"',
+        'HOOK_ADDITIONAL2="NAME=source_s3_endpoint_url;VALUE=https://s3.example.org;VALUE_TYPE=str"',
+        'HOOK_ADDITIONAL3="NAME=source_s3_path;VALUE=s3://a/b;VALUE_TYPE=str"',
+    )
+    assert "secret-of-a-storage" not in repr(room.read())
+    assert "secret-of-a-storage==" in room.secret_values()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert room.load().hook_additional == {"source_s3_path": "s3://a/b"}
+
+
+def test_what_an_order_needs_is_asked_for_by_name(live, monkeypatch):
+    for service, names in {
+        "destine": ["DESP_USERNAME", "DESP_PASSWORD"],
+        "destine storage": ["HOOK_OUTPUT_STORAGE_ACCESS_KEY", "HOOK_OUTPUT_STORAGE_SECRET_KEY"],
+        "destine catalogue": ["HOOK_EXTERNAL_TOKEN_URL", "HOOK_EXTERNAL_USERNAME", "HOOK_EXTERNAL_PASSWORD"],
+    }.items():
+        with pytest.raises(NotConfigured) as error:
+            room.load().require(service)
+        assert all(name in str(error.value) for name in names)
+    monkeypatch.setenv("DEDL_CLIENT_ID", "service")
+    monkeypatch.setenv("DEDL_CLIENT_SECRET", "its-secret")
+    room.load().require("destine")
+    with pytest.raises(NotConfigured, match="DESP_USERNAME"):
+        room.load().require("destine user")
 
 
 def test_empty_source_type_means_a_custom_hook(project):
@@ -406,6 +463,12 @@ def test_real_credentials_are_never_used_against_the_sandbox(sandbox, pretending
     credentials = room.aws_session(pretending).get_credentials().get_frozen_credentials()
     assert credentials.access_key == "sandbox-user"
     assert not {credentials.secret_key, credentials.token} & set(SECRETS.values())
+    told = {
+        secret
+        for field in room.Settings.model_fields
+        for secret in room._secrets(getattr(pretending, field))
+    }  # fmt: skip
+    assert told and not told & set(SECRETS.values())
 
 
 def test_real_endpoints_are_never_used_by_the_sandbox(sandbox, pretending):
@@ -454,14 +517,14 @@ def test_hosts_that_need_no_proxy_stay_exempt(environment, project, monkeypatch,
 def test_reset_gives_the_settings_another_state_folder(sandbox, environment, project, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    before = room.load().service_name
-    assert room.load().service_name == before
+    before = room.load().service_name("hyp3")
+    assert room.load().service_name("hyp3") == before
     room.reset_sandbox(sandbox.url("control"))
-    assert room.load().service_name != before
+    assert room.load().service_name("hyp3") != before
 
 
 def test_service_name_of_live_is_its_host(live):
-    assert room.load().service_name == "127.0.0.1"
+    assert room.load().service_name("hyp3") == "127.0.0.1"
 
 
 # --- the example file ---

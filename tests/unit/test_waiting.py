@@ -121,8 +121,8 @@ def test_other_errors_are_raised_at_once(error):
     assert service.looks == 2
 
 
-def test_pauses_grow_from_half_a_second_to_the_longest_with_jitter():
-    pauses = list(itertools.islice(waiting._pauses(10), 30))
+def test_pauses_grow_from_the_first_to_the_longest_with_jitter():
+    pauses = list(itertools.islice(waiting._pauses(0.5, 10), 30))
     assert 0.45 <= pauses[0] <= 0.55
     assert all(9 <= pause <= 11 for pause in pauses[-10:])
     assert sum(pauses[:5]) > 5 * 0.5
