@@ -18,7 +18,7 @@ demo: setup  ## run all recipes offline, against the sandbox; the executed noteb
 	$(BIN)/python -m helpers run $(NOTEBOOKS) --jobs 2 -o outputs/demo
 
 test: setup  ## run all tests, offline
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m helpers sandbox -- jupyter lab notebooks $(ROOT) $(LAB)

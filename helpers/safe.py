@@ -135,7 +135,7 @@ def _problems(members: list[zipfile.ZipInfo], archive: Path) -> list[str]:
             problems.append(f"{given!r} has a NUL in its name")
         elif stat.S_ISLNK(member.external_attr >> 16):
             problems.append(f"{name!r} is a link")
-        elif files[_on_any_disk(name)] > (not member.is_dir()):
+        elif files[_on_any_disk(name)] > 1:
             problems.append(f"{name!r} is there twice (for a disk that does not tell upper from lower case)")
         elif not member.is_dir() and _on_any_disk(name) in folders:
             problems.append(f"{name!r} is a file and a folder")

@@ -28,6 +28,8 @@ UNSEALED = pytest.StashKey[dict]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return  # runs no test itself, and its workers need to know the environment as it was
     session.config.stash[UNSEALED] = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]

@@ -62,7 +62,7 @@ def test_a_login_that_stumbles_goes_unnoticed(sandbox, open_notebook, tmp_path):
     ("error", "ordering", TimedOut, "took none of 3"),
     ("error", "items", TimedOut, "looks in a row failed"),
     ("dropped", "workflows", TimedOut, "no answer"),
-    ("dropped", "archive", TimedOut, "the connection broke"),
+    ("dropped", "archive", TimedOut, "no answer"),
     ("forbidden", "archive", Rejected, "its link is not accepted"),
 ])  # fmt: skip
 def test_a_lasting_fault_ends_with_its_reason_and_the_next_run_carries_on(

@@ -129,7 +129,7 @@ def test_make_test_sets_up_the_same(demo, clone, machine):
     setup = dry["setup"].stdout
     assert "bootstrap.py" in setup
     assert dry["demo"].stdout.startswith(setup)
-    assert dry["test"].stdout == setup + ".venv/bin/python -m pytest\n"
+    assert dry["test"].stdout == setup + ".venv/bin/python -m pytest -n auto --dist worksteal\n"
 
 
 def test_nothing_that_set_up_and_demo_leave_would_be_committed(demo, clone):

@@ -165,9 +165,9 @@ class Server:
         for _ in range(repeat):
             for at in range(0, end, 65536):
                 piece = content[at : min(at + 65536, end)]
-                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 with self.lock:
-                    self.sent += len(piece)
+                    self.sent += len(piece)  # before the client can be ready
+                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if pace:
                     time.sleep(pace)
                 if hang and at + 65536 >= hang * end:

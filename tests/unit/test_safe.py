@@ -290,7 +290,7 @@ def test_two_members_of_one_name_are_refused(archive, folder, names):
 @pytest.mark.parametrize("names", [("X.SAFE/a", "X.SAFE/a/b"), ("X.SAFE/a", "X.SAFE/A/"), ("X.SAFE/a/b/c", "X.SAFE/a")])
 def test_what_is_a_file_and_a_folder_is_refused(archive, folder, names):
     said = refused(archive(dict.fromkeys(names, b"")), folder)
-    assert "is a file and a folder" in said or "is there twice" in said
+    assert "is a file and a folder" in said
 
 
 def test_all_problems_come_at_once(archive, folder):
@@ -613,7 +613,7 @@ def test_every_way_of_writing_a_footprint_is_understood(product, text):
         "",
         S1.format(""),
         S1.format("1,2 3,4"),
-        S1.format("1,2 3,4 5"),
+        S1.format("1,2 3,4 5,6 7"),
         S1.format("1,2 3,4 here,there"),
         S1.format("1,2 3,4 nan,5"),
         S1.format("1,2 3,4 91,5"),
