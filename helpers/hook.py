@@ -268,7 +268,12 @@ def verdict(keys: dict[str, str], in_bucket: dict[str, int], read: Callable[[str
     if manifest is None:
         return "ok"
     root = manifest.rpartition("/")[0]
-    wrong = [one.path for one in safe.listed(read(manifest)) if in_bucket.get(f"{root}/{one.path}") != one.size]
+    try:
+        listed = safe.listed(read(manifest))
+    except Rejected as error:
+        return str(error)
+    there = {one: in_bucket.get(f"{root}/{one.path}") for one in listed}
+    wrong = [one.path for one, size in there.items() if size is None or one.size not in (-1, size)]
     return f"{len(wrong)} of its files are missing or differ, the first: {wrong[0]}" if wrong else "ok"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import jwt
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import InvalidHeader, MaxRetryError
 from urllib3.util.retry import Retry
 
 from .errors import FailedRemotely, Rejected, TimedOut
@@ -20,6 +20,7 @@ TIMEOUT = (10, 60)
 HARMLESS = ("GET", "HEAD", "OPTIONS")
 #: Seconds that are worth waiting for when a service asks for a pause: a quota of the month is not.
 LONGEST_PAUSE = 300
+YEAR = 366 * 86400
 #: What requests raises when no answer comes, or half of one.
 NO_ANSWER = (
     requests.ConnectionError,
@@ -113,7 +114,7 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
     """Make ``session`` fit for unattended use, and return it.
 
     Every request gets a time-out. Harmless ones are retried on 429, 5xx and broken connections, with waits of 0, 1, 2,
-    4 s, or what `Retry-After` says, five minutes at most. What still fails is raised:
+    4 s, or what `Retry-After` says; more than five minutes are not waited for. What still fails is raised:
 
     Raises (from every request of the session)
     ------
@@ -124,13 +125,13 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
     Refused
         Any other 4xx, with the service's own words.
     """
-    retry = Retry(
+    retry = _Retry(
         total=retries,
         backoff_factor=0.5,
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=HARMLESS,
         raise_on_status=False,
-        retry_after_max=LONGEST_PAUSE,
+        retry_after_max=YEAR,
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(max_retries=retry))
@@ -143,6 +144,15 @@ def harden(session: requests.Session, retries: int = 4) -> requests.Session:
 def elsewhere(session: requests.Session, built_in: str, configured: str) -> None:
     """Send what a library addresses to ``built_in`` (scheme and host) to the ``configured`` address instead."""
     session.mount(built_in, _Elsewhere(built_in, configured, max_retries=session.get_adapter(built_in).max_retries))
+
+
+class _Retry(Retry):
+    """urllib3's, but it does not wait for what is not worth waiting for: the answer is passed on at once."""
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None, *args: Any, **more: Any) -> Retry:
+        if response is not None and (self.get_retry_after(response) or 0) > LONGEST_PAUSE:
+            raise MaxRetryError(None, url)  # type: ignore[arg-type]
+        return super().increment(method, url, response, *args, **more)
 
 
 class _Adapter(HTTPAdapter):
@@ -200,7 +210,7 @@ def _refuse(answer: requests.Response, **_: Any) -> None:
 def _pause(retry_after: str | None) -> float:
     """Seconds that a `Retry-After` header asks for, whether a number or a date; 1 without one."""
     try:
-        return Retry(retry_after_max=366 * 86400).parse_retry_after(retry_after) if retry_after else 1
+        return Retry(retry_after_max=YEAR).parse_retry_after(retry_after) if retry_after else 1
     except InvalidHeader:
         return 1
 

@@ -179,6 +179,7 @@ def test_a_tree_is_held_against_its_own_manifest():
     assert hook.verdict(mine, there, lambda key: content) == "1 of its files are missing or differ, the first: b/c"
     there |= {f"p/{L1C}/b/c": 3, f"p/{L1C}/a": 2}
     assert "2 of its files" in hook.verdict(mine, there, lambda key: content)
+    assert "manifest" in hook.verdict(mine, there, lambda key: b"<broken")
 
 
 def test_an_archive_has_to_be_there_and_to_have_something_in_it():

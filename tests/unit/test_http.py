@@ -265,6 +265,14 @@ def test_the_forms_in_which_services_explain_themselves(client, detail, said):
     assert (error.value.said, error.value.status) == (said, 400)
 
 
+def test_a_pause_that_is_not_worth_waiting_for_is_passed_on_at_once(client):
+    answer = plain_answer("429 Too Many Requests", "").replace(b"\r\n\r\n", b"\r\nRetry-After: 90000\r\n\r\n")
+    started = time.monotonic()
+    with raw_server(answer) as url, pytest.raises(http.Throttled, match=r"Wait 25\.0 hours") as error:
+        client.get(url)
+    assert error.value.seconds == 90000 and time.monotonic() - started < 5
+
+
 def test_endless_words_are_cut(client):
     with raw_server(plain_answer("400 Bad Request", '"' + "x" * 5000 + '"')) as url, pytest.raises(Rejected) as error:
         client.get(url)
