@@ -161,8 +161,8 @@ def wait(
 
 
 def label(item: dict) -> str:
-    """A short name of an item that no other has: the beginning of the product's, and the item's number."""
-    return f"{product_of(item)[:26]} #{item['Id']}"
+    """A short name of an item that no other has: the product's, and the item's number."""
+    return f"{safe.short_name(product_of(item))} #{item['Id']}"
 
 
 def product_of(item: dict) -> str:
@@ -228,6 +228,29 @@ def _bring(item: dict, order_id: int, hook: Hook, target: Path, show: Callable[[
         ) from None
 
 
+def unpack(files: dict[int, Path], folder: Path) -> tuple[dict[int, Path], dict[int, str]]:
+    """Unpack the archives, and hold SAFE products against their manifests.
+
+    Returns
+    -------
+    The products' folders, and the reason for those that cannot be used, by item id. What is damaged stays where it is;
+    the reason says what to delete to have it fetched again.
+    """
+    roots, damaged = {}, {}
+    for number, file in files.items():
+        spoilt = {file.name: None}
+        try:
+            root = safe.unpack(file, folder) if file.suffix == ".zip" else file
+            spoilt[root.name] = None
+            if differences := safe.verify(root) if safe.is_product(root) else []:
+                raise Rejected(f"{len(differences)} files differ from its manifest, the first: {differences[0]}")
+            roots[number] = root
+        except Rejected as error:
+            names = " and ".join(spoilt)
+            damaged[number] = f"{error} Delete {names} in {folder.name} and run again; nothing is ordered again."
+    return roots, damaged
+
+
 def storage(settings: Settings) -> Any:
     """A boto3 client for the storage that PRIVATE orders write to."""
     return objectstore.elsewhere(
@@ -277,8 +300,10 @@ def verdict(keys: dict[str, str], in_bucket: dict[str, int], read: Callable[[str
     return f"{len(wrong)} of its files are missing or differ, the first: {wrong[0]}" if wrong else "ok"
 
 
-def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], folder: Path) -> Path:
+def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], in_bucket: dict[str, int], folder: Path) -> Path:
     """Download the objects of one item; returns its folder, or its file. What is there with its size is not repeated.
+
+    ``keys`` as from :func:`delivered`, ``in_bucket`` the sizes by key.
 
     Raises
     ------
@@ -293,7 +318,10 @@ def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], folder: Path) 
         except (ClientError, BotoCoreError, Boto3Error) as error:
             raise FailedRemotely(f"{key}: {error}") from None
 
-    work = {key: partial(get, key, folder / path) for key, path in keys.items() if not (folder / path).exists()}
+    def missing(key: str, path: Path) -> bool:
+        return not path.is_file() or path.stat().st_size != in_bucket[key]
+
+    work = {key: partial(get, key, folder / path) for key, path in keys.items() if missing(key, folder / path)}
     _, failures = in_parallel(work)
     if failures:
         raise Rejected.because(f"Not everything could be downloaded from {bucket}", list(failures.values()))
@@ -307,13 +335,16 @@ def _stem(name: str) -> str:
 # --- afterwards ---
 
 
-def outcome(items: list[dict], failures: dict[int, str]) -> list[dict]:
-    """One row for each item: ``product``, ``status``, and ``why`` it is not here, if it is not.
+def outcome(items: list[dict], failures: dict[int, str], products: Iterable[str] = ()) -> list[dict]:
+    """One row for each product: ``product``, ``status``, and ``why`` it is not here, if it is not.
 
-    ``failures`` are reasons by item id, as :func:`download` returns them. "Partially completed" is no state that the
+    ``failures`` are reasons by item id, as :func:`download` and :func:`unpack` return them; ``products`` are those that
+    were ordered: an order can end without ever having an item for them. "Partially completed" is no state that the
     service knows: it is some good rows and some bad ones.
     """
-    return [
+    there = {_stem(product_of(item)) for item in items}
+    absent = {"status": "no item", "why": "the order ended without it"}
+    rows = [
         {
             "product": product_of(item),
             "status": status(item),
@@ -322,6 +353,7 @@ def outcome(items: list[dict], failures: dict[int, str]) -> list[dict]:
         }
         for item in items
     ]
+    return rows + [{"product": name, **absent} for name in products if _stem(name) not in there]
 
 
 def provenance(order: dict, order_id: int, items: list[dict], files: dict[int, Path], hook: Hook) -> dict:
@@ -387,5 +419,5 @@ def clean_up(state: RunState, hook: Hook, settings: Settings) -> dict[str, int]:
         folder.rmdir()
     if keys:
         objectstore.delete(storage(settings), written["bucket"], keys)
-    state.save(cleaned=True)
+    state.save(cleaned=True, written={})
     return {"cancelled": len(open_orders), "files": len(paths), "objects": len(keys)}

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from .errors import NotConfigured, Rejected, bullets
 from .settings import PLACEHOLDER, Settings
+from .state import RUN_ID
 
 #: The Data Lake's collections by how the names of their products begin.
 COLLECTIONS = {
@@ -23,10 +24,20 @@ COLLECTIONS = {
     r"S1._.._GRD._": "EO.ESA.DAT.SENTINEL-1.L1_GRD",
     r"S1._.._SLC__": "EO.ESA.DAT.SENTINEL-1.L1_SLC",
 }
+#: Workflows that take no source, and so no user's password; others may come (the service's options tell).
+WITHOUT_SOURCE = ("copdem", "maja", "dedl_hello_world")
 #: Names of buckets that S3-like storages take; Amazon's own rules are stricter.
 BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{2,62}")
 #: Python's types by the names that the service has for types of options.
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+#: What sets an option that is missing, where it is not the parameter `options`.
+HINTS = dict.fromkeys(
+    ("desp_source_collection", "source_catalogue_collection"),
+    ": set `collection`, the products' names do not tell it",
+) | dict.fromkeys(
+    ("output_s3_endpoint_url", "output_s3_access_key", "output_s3_secret_key", "output_s3_path"),
+    ": set `storage` and `bucket`, not the option",
+)
 #: What can be the value of a workflow's option.
 Value = str | int | float | bool | SecretStr
 
@@ -67,6 +78,7 @@ def fill_in(
         The same, and credentials that such an order needs are missing.
     """
     workflow = workflow or settings.hook_workflow
+    named = bool(products) or "hook_data_id" in settings.model_fields_set
     products = list(products) or [name.strip() for name in settings.hook_data_id.split(",")]
     source_type = source_type or settings.hook_source_type or "DESP"
     storage = storage or ("PRIVATE" if settings.hook_is_private_storage else "TEMPORARY")
@@ -78,18 +90,32 @@ def fill_in(
         source_type=source_type,
         storage=storage,
         bucket=(bucket or settings.hook_output_bucket or "") if private else "",
-        prefix=(prefix or f"dedl-{workflow}-{settings.hook_order_name}").strip("/") if private else "",
+        # S3 keeps "a//b" and "a/b" apart, the service does not.
+        prefix=re.sub("/+", "/", prefix or f"dedl-{workflow}-{settings.hook_order_name}").strip("/") if private else "",
         name=f"{settings.hook_order_name} {run_id}",
     )
     problems = _identifier_problems(products)
+    if not named and settings.backend == "live":
+        problems = ["there are no products: set `products` (or HOOK_DATA_ID in .env_tutorial)"]
+    told = _collection_of(products)
+    if told and wanted.collection != told and wanted.collection in COLLECTIONS.values():
+        problems.append(f"collection {wanted.collection!r}: by their names, these products are of {told}")
+    if not RUN_ID.fullmatch(run_id):
+        problems.append(
+            f"run_id {run_id!r}: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
     if storage not in ("TEMPORARY", "PRIVATE"):
         problems.append(f"storage {storage!r} is neither TEMPORARY nor PRIVATE")
     if source_type not in ("DESP", "EXTERNAL"):
         problems.append(f"source_type {source_type!r} is neither DESP nor EXTERNAL")
-    if private and (PLACEHOLDER.match(wanted.bucket) or not BUCKET.fullmatch(wanted.bucket)):
-        problems.append(f"bucket {wanted.bucket!r} is no name of a bucket; PRIVATE needs one (or HOOK_OUTPUT_BUCKET)")
+    if private and not wanted.bucket:
+        problems.append("storage PRIVATE needs a bucket of yours: set `bucket` (or HOOK_OUTPUT_BUCKET)")
+    elif private and (PLACEHOLDER.match(wanted.bucket) or not BUCKET.fullmatch(wanted.bucket)):
+        problems.append(f"bucket {wanted.bucket!r} is no name of a bucket")
+    user = source_type == "DESP" and workflow not in WITHOUT_SOURCE
+    needed = {"destine user": user, "destine storage": private, "destine catalogue": external}
     try:
-        settings.require(*["destine storage"] * private, *["destine catalogue"] * external)  # type: ignore[list-item]
+        settings.require(*(service for service, is_needed in needed.items() if is_needed))  # type: ignore[arg-type]
     except NotConfigured as error:
         raise NotConfigured("\n".join([str(error), *bullets(problems)])) from None
     if problems:
@@ -129,8 +155,10 @@ class Option:
     description: str
 
 
-def options_of(answer: dict, workflow: str) -> list[Option]:
+def options_of(answer: dict, workflow: str, names: list[str] | tuple[str, ...] = ()) -> list[Option]:
     """The options of a workflow, from the answer to ``Workflows?$expand=WorkflowOptions``.
+
+    ``names`` are those of all workflows, for the message when there is none of this name.
 
     Raises
     ------
@@ -139,7 +167,7 @@ def options_of(answer: dict, workflow: str) -> list[Option]:
     """
     known = {entry["Name"]: entry for entry in answer["value"]}
     if workflow not in known:
-        raise Rejected(f"There is no workflow {workflow!r}. {_meant(workflow, list(known))}")
+        raise Rejected(f"There is no workflow {workflow!r}. {_meant(workflow, [*known, *names])}")
     return [
         Option(
             name=raw["Name"],
@@ -244,7 +272,7 @@ def check(order: dict, known: list[Option]) -> None:
         else:
             problems += [f"option {name!r}: {problem}" for problem in _value_problems(value, options[name])]
     problems += [
-        f"option {name!r} is missing" + (f" ({option.description})" if option.description else "")
+        f"option {name!r} is missing" + (f" ({option.description})" if option.description else "") + HINTS.get(name, "")
         for name, option in options.items()
         if option.required and option.default is None and name not in given and _applies(name, given, options)
     ]

@@ -23,7 +23,7 @@ from rasterio.warp import reproject, transform_geom
 from . import settings as settings_room
 from .errors import NotConfigured, Rejected, bullets
 from .objectstore import statements
-from .parameters import RESULT_MIMETYPE, declared
+from .parameters import RESULT_MIMETYPE, Parameter, declared
 from .settings import Service, Settings
 from .waiting import Change
 
@@ -100,18 +100,28 @@ def _parameters() -> tuple[dict[str, Any], list[str]]:
     shell = get_ipython()
     if shell is None:  # the notebook as a plain script: values cannot come from outside
         main = sys.modules["__main__"]
-        return {name: vars(main)[name] for name in getattr(main, "__annotations__", {})}, []
+        types = {name: Parameter.of(kind) for name, kind in getattr(main, "__annotations__", {}).items()}
+        values = {name: vars(main)[name] for name in types}
+        return values, _faults(types, values)
     # The cell that declares typed names is the parameters cell (run last, if it was edited and run again);
     # papermill's own cell only assigns.
     types = next((known for source in reversed(shell.user_ns["In"]) if (known := _declared(source))), {})
     values = {name: shell.user_ns[name] for name in types}
+    return values, _faults(types, values)
+
+
+def _faults(types: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
+    """What is wrong with the types of parameters, and with those whose meaning is the same in every notebook."""
     faults = []
     for name, parameter in types.items():
         try:
-            parameter.check(values[name])
+            value = parameter.check(values[name])
         except ValueError as error:
             faults.append(f"{name}: {error}")
-    return values, faults
+        else:
+            if name == "deadline_minutes" and not value > 0:
+                faults.append(f"deadline_minutes: {value:g} is no time to wait; use a number above 0")
+    return faults
 
 
 def _declared(source: str) -> dict:
@@ -226,12 +236,9 @@ def show_map(rasters: dict[str, Path], title: str = "") -> None:
         extent = (box.left, box.right, box.bottom, box.top)
         image = axes.imshow(values, extent=extent, cmap="viridis", vmin=low, vmax=high)
         axes.plot(*zip(*outline, strict=True), color="black", linewidth=1)
-        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
-        axes.text(x, y, label, fontsize=8, ha="center", bbox={"facecolor": "white", "alpha": 0.8, "lw": 0})
+        _label(axes, label, (box.left + box.right) / 2, box.top)
     boxes = [box for *_, box, _ in layers]
-    margin = 0.1
-    axes.set_xlim(min(b.left for b in boxes) - margin, max(b.right for b in boxes) + margin)
-    axes.set_ylim(min(b.bottom for b in boxes) - margin, max(b.top for b in boxes) + margin)
+    _frame(axes, [(box.left, box.bottom) for box in boxes] + [(box.right, box.top) for box in boxes])
     axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", title=title)
     axes.grid(linewidth=0.3)
     figure.colorbar(image, ax=axes, shrink=0.7)
@@ -283,12 +290,8 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
             values, extent = _picture(picture)
             axes.imshow(values, extent=extent)
         axes.plot(*zip(*ring, strict=True), color="#D55E00", linewidth=1.5)
-        x, y = (sum(corner[n] for corner in ring[:-1]) / (len(ring) - 1) for n in (0, 1))
-        axes.text(x, y, label, fontsize=8, ha="center", bbox={"facecolor": "white", "alpha": 0.8, "lw": 0})
-    corners = [corner for outline, _ in products.values() for corner in outline["coordinates"][0]]
-    for n, set_limits in enumerate((axes.set_xlim, axes.set_ylim)):
-        low, high = min(corner[n] for corner in corners), max(corner[n] for corner in corners)
-        set_limits(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        _label(axes, label, sum(lon for lon, _ in ring[:-1]) / (len(ring) - 1), max(lat for _, lat in ring))
+    _frame(axes, [corner for outline, _ in products.values() for corner in outline["coordinates"][0]])
     middle = sum(axes.get_ylim()) / 2
     axes.set_aspect(1 / max(math.cos(math.radians(middle)), 0.1))  # a degree of longitude is that much shorter
     axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", title=title)
@@ -296,6 +299,19 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
     west, east, south, north = (*axes.get_xlim(), *axes.get_ylim())
     extent = f"from {west:.1f} to {east:.1f} degrees east, {south:.1f} to {north:.1f} degrees north"
     show_figure(figure, f"Map of {', '.join(products)}, {extent}")
+
+
+def _label(axes: Any, text: str, x: float, y: float) -> None:
+    """Write ``text`` just above a place, so that it hides nothing of it."""
+    box = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1}
+    axes.annotate(text, (x, y), (0, 4), textcoords="offset points", fontsize=8, ha="center", bbox=box)
+
+
+def _frame(axes: Any, points: Iterable[tuple[float, float]]) -> None:
+    """Let the axes reach a tenth beyond ``points`` (longitude, latitude) on each side."""
+    for set_limits, values in zip((axes.set_xlim, axes.set_ylim), zip(*points, strict=True), strict=True):
+        margin = 0.1 * (max(values) - min(values))
+        set_limits(min(values) - margin, max(values) + margin)
 
 
 def _picture(path: Path) -> tuple[Any, tuple[float, float, float, float]]:

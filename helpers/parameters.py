@@ -22,6 +22,11 @@ class Parameter:
     annotation: str
     adapter: TypeAdapter
 
+    @classmethod
+    def of(cls, kind: Any) -> "Parameter":
+        """Of a type itself, as a script has it."""
+        return cls(getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind), TypeAdapter(kind))
+
     def check(self, value: Any) -> Any:
         """`value`, if it has this type already (an int will do for a float); raises ValueError."""
         try:

@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line after `python -m helpers run` says; returns the exit code."""
     try:
         with _sigterm_as_interrupt():
-            args = _parser().parse_args(argv)
+            args = _arguments(argv)
             problems: list[str] = []
             documents = [document for file in args.files for document in _documents(file, problems)]
             runs = _plan(args.notebook, documents or [(None, "", {})], args.texts, problems)
@@ -131,13 +131,33 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    # What stands behind -f is taken for its files: `-f parameters/*.yaml notebook.ipynb`.
+    args.notebook += [file for file in args.files if file.suffix == ".ipynb"]
+    args.files = [file for file in args.files if file.suffix != ".ipynb"]
+    if not args.notebook:
+        parser.error("name a notebook")
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers run", epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add, many = parser.add_argument, {"action": "append", "default": []}
-    add("notebook", nargs="+", type=Path, metavar="NOTEBOOK")
-    add("-f", dest="files", **many, type=Path, metavar="FILE", help="YAML file with parameters")
+    add("notebook", nargs="*", type=Path, metavar="NOTEBOOK")
+    add(
+        "-f",
+        dest="files",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="YAML files with parameters",
+    )
     add("-p", dest="texts", **many, nargs=2, metavar=("NAME", "VALUE"), help="a parameter, over the files'")
     add("-o", dest="folder", default=_OUTPUT, type=Path, metavar="DIR", help="default: %(default)s")
     add("--jobs", default=1, type=_positive_int, metavar="N", help="runs at the same time, default: 1")

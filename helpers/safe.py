@@ -159,6 +159,12 @@ def _bomb(members: list[zipfile.ZipInfo], archive: Path) -> str:
     return f"it would unpack to {total:,} bytes; from its size no more than {limit:,} are believable" * (total > limit)
 
 
+def short_name(name: str) -> str:
+    """The part of a product's name that tells it from others: mission, type, time, and in Sentinel-2 the tile."""
+    found = re.match(r"(S2._MSIL.._\d{8}T\d{6})_N\d{4}_R\d{3}_(T\w{5})_", name)
+    return f"{found[1]}_{found[2]}" if found else name[:32]
+
+
 def contents(root: Path) -> list[dict]:
     """What is in a product, one row for each kind of file: ``kind``, ``files``, ``bytes``, ``such as``."""
     rows: dict[str, dict] = {}

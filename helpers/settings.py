@@ -253,7 +253,8 @@ class Settings(BaseSettings):
                 name, value = _option(line)
                 options[name] = SecretStr(str(value)) if SECRET_NAME.search(name) else value
             except (ValueError, KeyError):  # without the value: it may be a secret
-                problems.append(f"{variable} is not NAME=...;VALUE=...;VALUE_TYPE={'|'.join(OPTION_TYPES)}")
+                kinds = "|".join(OPTION_TYPES)
+                problems.append(f"{variable} is not NAME=...;VALUE=...;VALUE_TYPE={kinds} with a value of that type")
         if problems:
             raise ValueError("; ".join(problems))
         return options
@@ -506,11 +507,13 @@ def _is_placeholder(secret: str) -> bool:
 
 
 def find_env_file() -> Path | None:
-    """The ``.env_tutorial`` in force: beside the notebook, else in ``notebooks/``, else at the top of the project.
+    """The ``.env_tutorial`` in force: beside the notebook or script, else in ``notebooks/``, else at the project's top.
 
     The working directory does not matter: papermill runs in the caller's folder, JupyterLab in the notebook's.
     """
     folders = [PROJECT / "notebooks", PROJECT]
+    if script := getattr(sys.modules["__main__"], "__file__", None):  # a copied cell, run as a program
+        folders.insert(0, Path(script).resolve().parent)
     # JupyterLab tells the kernel its notebook's path; not every server does.
     if (notebook := os.environ.get("JPY_SESSION_NAME")) and Path(notebook).parent.is_dir():
         folders.insert(0, Path(notebook).resolve().parent)

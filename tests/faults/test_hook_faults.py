@@ -26,7 +26,7 @@ def short_pauses(monkeypatch):
 
 
 def one_order_and_a_whole_file(sandbox, tmp_path) -> bool:
-    archives = list((tmp_path / "outputs" / "first-harvest").glob("*.zip"))
+    archives = list((tmp_path / "outputs" / "first-harvest").glob("order-*/*.zip"))
     return len(sandbox.hook.orders) == len(archives) == 1 and zipfile.ZipFile(archives[0]).testzip() is None
 
 
@@ -110,7 +110,7 @@ def test_one_failed_item_of_three_does_not_block_the_others(sandbox, open_notebo
     sandbox.traffic.fail("failed-item")
     with pytest.raises(AssertionError, match="1 of 3 products did not come"):
         open_notebook(NOTEBOOK, products=THREE).run()
-    assert len(list((tmp_path / "outputs" / "first-harvest").glob("*.zip"))) == 2
+    assert len(list((tmp_path / "outputs" / "first-harvest").glob("order-*/*.zip"))) == 2
     (order,) = sandbox.hook.orders.values()
     assert sorted(item.status for item in order.items) == ["completed", "completed", "failed"]
 

@@ -128,12 +128,13 @@ CANARIES = {
 MADE = (rb"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]+", rb"temp_url_sig(?:=|%3D)[0-9a-f]{8,}", rb"Signature=[\w%]{8,}")
 
 #: The service that a notebook talks to first, and the settings that a live run of it cannot do without.
+EARTHDATA = ["EARTHDATA_TOKEN", "Generate Token"]
+AWS = ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
 SERVICES = {
-    "1_hyp3_user_bucket": (
-        "hyp3",
-        ["EARTHDATA_TOKEN", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "Generate Token"],
-    ),
+    "1_hyp3_user_bucket": ("hyp3", EARTHDATA + AWS),
     "2_hook_data_harvest": ("hook", ["DESP_USERNAME", "DESP_PASSWORD", "https://platform.destine.eu"]),
+    "3_archive_to_s3": ("hyp3", EARTHDATA + AWS),
+    "4_archive_to_disk": ("hyp3", EARTHDATA),
 }
 
 
@@ -155,6 +156,7 @@ def live_environment(sandbox, environment) -> dict[str, str]:
         "HOOK_EXTERNAL_USERNAME": "outside-user",
         "HOOK_EXTERNAL_CLIENT_ID": "hda-public",
         "HOOK_POLL_SECONDS": "0.2",
+        "HOOK_DATA_ID": "S2A_MSIL1C_20230910T050701_N0509_R019_T47VLH_20230910T074321.SAFE",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ def test_harvests_into_temporary_storage_and_home(sandbox, run_notebook, tmp_pat
     assert run.outcome == "ok", run.error
     assert run.results["order_id"] == orders(sandbox)[0].id and len(orders(sandbox)) == 1
     assert run.results["states"] == {PRODUCT: "completed"}
-    (archive,) = (tmp_path / "outputs" / "first-harvest").glob("*.zip")
+    (archive,) = (tmp_path / "outputs" / "first-harvest").glob("order-*/*.zip")
     assert zipfile.ZipFile(archive).testzip() is None
     root = archive.parent / PRODUCT
     assert run.results["products"] == {PRODUCT: PRODUCT}
@@ -86,7 +87,7 @@ def test_harvests_into_a_bucket_and_home(sandbox, run_notebook, harvest_s3, tmp_
     run = run_notebook(NOTEBOOK, **parameters)
     assert run.outcome == "ok", run.error
     there = keys(harvest_s3, "my-harvest")
-    root = tmp_path / "outputs" / "first-harvest" / PRODUCT
+    root = tmp_path / "outputs" / "first-harvest" / f"order-{run.results['order_id']}" / PRODUCT
     for member in safe.members(root):
         assert there[f"dedl-data-harvest-first-order/{PRODUCT}/{member.path}"] == member.size
     assert safe.verify(root) == []
@@ -109,7 +110,7 @@ def test_shows_pictures_that_read_on_paper(sandbox, run_notebook):
 
 def test_says_where_the_files_came_from_without_secrets(sandbox, run_notebook, tmp_path):
     run = run_notebook(NOTEBOOK)
-    (note,) = (tmp_path / "outputs" / "first-harvest").glob("provenance-*.json")
+    (note,) = (tmp_path / "outputs" / "first-harvest").glob("order-*/provenance-*.json")
     told = json.loads(note.read_text())
     assert told["service"] == sandbox.environment["HOOK_API_URL"].rstrip("/")
     assert told["order"] == {"id": run.results["order_id"], "name": orders(sandbox)[0].name, "workflow": "data-harvest"}
@@ -194,10 +195,12 @@ def test_killed_after_any_cell_it_carries_on(sandbox, open_notebook, stop):
 def test_cleans_up_exactly_what_it_wrote(sandbox, open_notebook, harvest_s3, tmp_path):
     harvest_s3.create_bucket(Bucket="my-harvest")
     harvest_s3.put_object(Bucket="my-harvest", Key="dedl-data-harvest-first-order/mine.txt", Body=b"mine")
-    mine = tmp_path / "outputs" / "first-harvest" / "mine.txt"
+    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest", clean_up=True).run(cells=12)
+    mine = session["folder"] / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest", clean_up=True).run()
+    for cell in session.cells[12:]:
+        session.execute(cell.source)
     assert list(keys(harvest_s3, "my-harvest")) == ["dedl-data-harvest-first-order/mine.txt"]
     assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
     with pytest.raises(Exception, match="Choose another run_id"):
@@ -221,10 +224,12 @@ def test_clean_up_withdraws_what_is_still_queued(sandbox, open_notebook, monkeyp
             {"storage": "SOMEWHERE", "source_type": "DISK"},
             ["neither TEMPORARY nor PRIVATE", "neither DESP nor EXTERNAL"],
         ),
-        ({"storage": "PRIVATE"}, ["bucket '' is no name of a bucket", "HOOK_OUTPUT_BUCKET"]),
+        ({"storage": "PRIVATE"}, ["storage PRIVATE needs a bucket of yours", "HOOK_OUTPUT_BUCKET"]),
         ({"products": [PRODUCT, ""]}, ["product 2 is empty"]),
         ({"products": [PRODUCT, PRODUCT]}, ["product 1 again"]),
-        ({"workflow": "data-harvst"}, ["There is no workflow 'data-harvst'"]),
+        ({"workflow": "data_harvest"}, ["There is no workflow 'data_harvest'", "Did you mean data-harvest?"]),
+        ({"deadline_minutes": -5}, ["deadline_minutes: -5 is no time to wait"]),
+        ({"collection": "EO.ESA.DAT.SENTINEL-1.L1_GRD"}, ["these products are of EO.ESA.DAT.SENTINEL-2.MSI.L1C"]),
         ({"options": {"timespam": 3}}, ["option 'timespam': the workflow has none of this name"]),
         ({"options": {"output_storage": "MINE"}}, ["'MINE' is none of PRIVATE, TEMPORARY"]),
         ({"workflow": "maja", "options": {"timespan": "18"}}, ["'timespan': expected int, got '18'"]),
@@ -237,6 +242,57 @@ def test_bad_parameters_are_explained_before_anything_is_ordered(sandbox, open_n
         open_notebook(NOTEBOOK, **parameters).run()
     assert all(words in str(error.value) for words in said), error.value
     assert orders_received(sandbox) == 0
+
+
+def test_what_another_order_left_is_not_taken_for_this_ones(sandbox, open_notebook, tmp_path):
+    """The same run id at another service, or after a reset: the folder belongs to the order."""
+    first = open_notebook(NOTEBOOK).run()
+    there = first["folder"] / PRODUCT / "manifest.safe"
+    there.write_text("of another world")
+    sandbox.clock.advance(1)
+    sandbox.reset()
+    again = open_notebook(NOTEBOOK).run()
+    assert again["folder"] != first["folder"] and safe.verify(again["folder"] / PRODUCT) == []
+
+
+@pytest.mark.parametrize("damage", ["archive", "tree"])
+def test_damaged_files_are_named_with_what_to_do_and_healed_by_it(sandbox, open_notebook, damage):
+    products = [PRODUCT, TILE.format("47VMH")]
+    session = open_notebook(NOTEBOOK, products=products).run()
+    number = session["items"][0]["Id"]
+    file, root = session["files"][number], session["roots"][number]
+    if damage == "archive":
+        shutil.rmtree(root)
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        next(root.rglob("*_B02.jp2")).write_bytes(b"short")
+    names = {"archive": file.name, "tree": f"{file.name} and {root.name}"}[damage]
+    again = open_notebook(NOTEBOOK, products=products)
+    with pytest.raises(AssertionError, match=rf"(?s)1 of 2 products did not come.*Delete {re.escape(names)} in order-"):
+        again.run()
+    assert len(again["roots"]) == 1  # the other one
+    file.unlink()
+    shutil.rmtree(root, ignore_errors=True)
+    open_notebook(NOTEBOOK, products=products).run()
+    assert len(orders(sandbox)) == 1
+
+
+def test_an_order_that_ends_without_items_is_no_success(sandbox, open_notebook):
+    session = open_notebook(NOTEBOOK).run(cells=10)
+    session.execute("items = []; done = []")
+    with pytest.raises(AssertionError, match=r"1 of 1 products did not come.*the order ended without it"):
+        for cell in session.cells[10:]:
+            session.execute(cell.source)
+
+
+def test_two_tiles_of_one_overpass_are_both_on_the_map(sandbox, open_notebook):
+    session = open_notebook(NOTEBOOK, products=[PRODUCT, TILE.format("47VMH")]).run()
+    assert set(session["on_map"]) == {f"S2A_MSIL1C_20230910T050701_T{tile}" for tile in ("47VLH", "47VMH")}
+
+
+def test_slashes_in_a_prefix_do_not_lose_what_was_delivered(sandbox, open_notebook):
+    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest", prefix="/a//b/").run()
+    assert session["wanted"].prefix == "a/b" and len(session["roots"]) == 1
 
 
 def test_a_run_that_ordered_something_else_is_refused(sandbox, open_notebook):
@@ -288,7 +344,7 @@ def test_killed_at_random_moments_there_is_one_order_and_whole_files(sandbox, en
     run = runner.run(NOTEBOOKS / NOTEBOOK, output=tmp_path / "again" / NOTEBOOK, env=environment)
     assert run.outcome == "ok", run.error
     assert len(orders(sandbox)) == 1
-    folder = tmp_path / "outputs" / "first-harvest"
+    (folder,) = (tmp_path / "outputs" / "first-harvest").iterdir()
     (archive,) = folder.glob("*.zip")
     assert zipfile.ZipFile(archive).testzip() is None
     assert safe.verify(folder / PRODUCT) == []

@@ -116,7 +116,7 @@ def test_the_items_are_the_truth(sandbox, place, connection):
     items, changes = hook.wait(order_id, connection, deadline=20, first=0.05, show=lambda line: None)
     assert sorted(map(hook.status, items)) == ["completed", "failed"]
     assert {change.item for change in changes} == set(map(hook.label, items))
-    rows = hook.outcome(items, {})
+    rows = hook.outcome(items, {}, [hook.product_of(item) for item in items])
     assert sorted(bool(row["why"]) for row in rows) == [False, True]
 
 
@@ -196,13 +196,17 @@ def test_objects_come_home_once_and_all_failures_are_told(sandbox, settings, tmp
     for name in ("a", "b/c"):
         s3.put_object(Bucket="mine", Key=f"p/{L1C}/{name}", Body=name.encode())
     keys = {f"p/{L1C}/{name}": f"{L1C}/{name}" for name in ("a", "b/c")}
-    root = hook.bring_from_bucket(s3, "mine", keys, tmp_path)
+    there = {f"p/{L1C}/a": 1, f"p/{L1C}/b/c": 3}
+    root = hook.bring_from_bucket(s3, "mine", keys, there, tmp_path)
     assert root == tmp_path / L1C and (root / "b/c").read_bytes() == b"b/c"
     received = len(sandbox.traffic.received("s3", "GET"))
-    hook.bring_from_bucket(s3, "mine", keys, tmp_path)
+    hook.bring_from_bucket(s3, "mine", keys, there, tmp_path)
     assert len(sandbox.traffic.received("s3", "GET")) == received
+    (root / "b/c").write_bytes(b"b")  # cut short by somebody
+    hook.bring_from_bucket(s3, "mine", keys, there, tmp_path)
+    assert (root / "b/c").read_bytes() == b"b/c"
     with pytest.raises(Rejected, match=r"(?s)2 problems.*p/x.*p/y"):
-        hook.bring_from_bucket(s3, "mine", {"p/x": "x", "p/y": "y"}, tmp_path)
+        hook.bring_from_bucket(s3, "mine", {"p/x": "x", "p/y": "y"}, {"p/x": 1, "p/y": 1}, tmp_path)
     assert not (tmp_path / "x").exists()
 
 

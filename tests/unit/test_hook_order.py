@@ -87,6 +87,21 @@ def test_products_that_would_cost_quota_for_nothing_are_refused(fill_in, product
         fill_in(products=products)
 
 
+def test_a_live_run_orders_no_example(settings):
+    live = settings.model_copy(update={"backend": "live"})
+    with pytest.raises(Rejected, match="there are no products: set `products`"):
+        hook_order.fill_in(live, run_id="one")
+    assert hook_order.fill_in(live, run_id="one", products=[L1C]).products == [L1C]
+
+
+def test_a_service_account_is_not_enough_where_the_source_wants_a_user(settings):
+    robot = {"desp_username": None, "desp_password": None, "dedl_client_id": "r", "dedl_client_secret": SecretStr("s")}
+    robot = settings.model_copy(update=robot)
+    with pytest.raises(NotConfigured, match="DESP_USERNAME"):
+        hook_order.fill_in(robot, run_id="one")
+    assert hook_order.fill_in(robot, run_id="one", workflow="maja").workflow == "maja"
+
+
 def test_a_trailing_comma_in_the_settings_is_not_ordered(settings):
     with pytest.raises(Rejected, match="product 2 is empty"):
         hook_order.fill_in(settings.model_copy(update={"hook_data_id": f"{L1C},"}), run_id="one")
@@ -94,7 +109,7 @@ def test_a_trailing_comma_in_the_settings_is_not_ordered(settings):
 
 @pytest.mark.parametrize("bucket", ["", "your-bucket-name", "a", "with/slash", "s3://mine"])
 def test_a_private_order_needs_a_bucket(fill_in, bucket):
-    with pytest.raises(Rejected, match="no name of a bucket"):
+    with pytest.raises(Rejected, match="no name of a bucket" if bucket else "needs a bucket of yours"):
         fill_in(storage="PRIVATE", bucket=bucket)
 
 
@@ -102,7 +117,7 @@ def test_everything_wrong_is_told_at_once(settings):
     bare = settings.model_copy(update={"hook_output_storage_access_key": None, "hook_external_token_url": None})
     with pytest.raises(NotConfigured) as error:
         hook_order.fill_in(bare, run_id="one", storage="PRIVATE", source_type="EXTERNAL", products=[""])
-    for words in ("HOOK_OUTPUT_STORAGE_ACCESS_KEY", "HOOK_EXTERNAL_TOKEN_URL", "product 1 is empty", "no name of a"):
+    for words in ("HOOK_OUTPUT_STORAGE_ACCESS_KEY", "HOOK_EXTERNAL_TOKEN_URL", "product 1 is empty", "needs a bucket"):
         assert words in str(error.value)
 
 
