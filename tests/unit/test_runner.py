@@ -256,18 +256,6 @@ def test_parameters_of_a_file_that_do_not_fit_are_refused(typed, text, complaint
         ("name", "AKIAIOSFODNN7EXAMPLE", "-p name: looks like a secret"),
     ],
 )
-def test_files_after_one_f_are_all_taken_and_a_notebook_among_them_is_one(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    write_notebook(tmp_path, "n", "1")
-    for name in ("a", "b"):
-        Path(f"{name}.yaml").write_text("hours: 1\n")
-    assert main(["-f", "a.yaml", "b.yaml", "n.ipynb"]) == 2
-    said = capfd.readouterr().err
-    assert "n.ipynb: a.yaml: hours: unknown" in said and "n.ipynb: b.yaml: hours: unknown" in said
-    assert main(["-f", "a.yaml"]) == 2
-    assert "name a notebook" in capfd.readouterr().err
-
-
 def test_parameters_of_the_command_line_that_do_not_fit_are_refused(typed, name, text, complaint, capsys):
     assert main(["typed.ipynb", "-p", name, text]) == 2
     assert complaint in capsys.readouterr().err
@@ -307,6 +295,18 @@ def test_all_problems_are_told_at_once(typed, tmp_path, capsys):
     ):  # fmt: skip
         assert len([line for line in told if line.startswith(beginning)]) == 1, beginning
     assert not (tmp_path / "outputs").exists()
+
+
+def test_files_after_one_f_are_all_taken_and_a_notebook_among_them_is_one(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_notebook(tmp_path, "n", "1")
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text("hours: 1\n")
+    assert main(["-f", "a.yaml", "b.yaml", "n.ipynb"]) == 2
+    said = capfd.readouterr().err
+    assert "n.ipynb: a.yaml: hours: unknown" in said and "n.ipynb: b.yaml: hours: unknown" in said
+    assert main(["-f", "a.yaml"]) == 2
+    assert "name a notebook" in capfd.readouterr().err
 
 
 def test_python_callers_get_the_same_checks(typed):
