@@ -15,7 +15,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: setup  ## run all recipes offline, against the sandbox; the executed notebooks go to outputs/demo
-	$(BIN)/python -m helpers run $(NOTEBOOKS) --jobs 2 -o outputs/demo
+	$(BIN)/python -m helpers run $(wildcard notebooks/[12]_*.ipynb) --jobs 2 -o outputs/demo
+	$(BIN)/python -m helpers run $(wildcard notebooks/[34]_*.ipynb) -p dry_run false --jobs 2 -o outputs/demo
 
 test: setup  ## run all tests, offline
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -26,9 +27,10 @@ lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 check: setup  ## say what is here, what is configured and what is missing
 	$(BIN)/python -m helpers check
 
-bench: setup  ## time notebooks and downloads beside their peers; figures go to outputs/benchmarks
+bench: setup  ## time notebooks, downloads and archiving beside their peers; figures go to outputs/benchmarks
 	$(BIN)/python benchmarks/notebooks.py
 	$(BIN)/python benchmarks/downloads.py
+	$(BIN)/python benchmarks/archive.py
 
 lint: setup  ## check style, and that the notebooks are clean
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \

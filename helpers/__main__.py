@@ -200,7 +200,7 @@ def _python() -> Row:
 
 def _packages() -> list[Row]:
     rows: list[Row] = []
-    for name in ("jupyterlab", "papermill", "boto3", "hyp3-sdk", "rasterio", "moto"):
+    for name in ("jupyterlab", "papermill", "boto3", "hyp3-sdk", "destinelab", "rasterio", "moto"):
         try:
             rows.append(("ok", name, version(name)))
         except PackageNotFoundError:
@@ -266,7 +266,11 @@ def _backend() -> list[Row]:
 
 def _recipes(settings: Settings) -> list[Row]:
     """Which recipes have what they need to run live. Nobody needs all; with none, something required is missing."""
-    recipes = {"Recipe 1 (HyP3)": ("earthdata", "aws"), "Recipe 2 (Hook)": ("destine",)}
+    recipes = {
+        "Recipe 1, 3 (HyP3)": ("earthdata", "aws"),
+        "Recipe 2 (Hook)": ("destine",),
+        "Recipe 4 (to disk)": ("earthdata",),
+    }
     found = {}
     for name, services in recipes.items():
         try:

@@ -239,6 +239,23 @@ def test_workflows_pin_their_actions_and_run_what_we_run_here():
     assert "constraints.txt" not in re.sub(r"(?m)^#.*", "", workflows["newest.yml"])
 
 
+def test_the_archive_workflow_runs_what_is_here():
+    workflow = yaml.safe_load((ROOT / "docs/archive.workflow.yml").read_text())
+    job = workflow["jobs"]["archive"]
+    assert job["concurrency"]["cancel-in-progress"] is False and workflow["permissions"]["id-token"] == "write"
+    files = [ROOT / f"notebooks/parameters/{name}.yaml" for name in job["strategy"]["matrix"]["project"]]
+    assert sorted(files) == sorted((ROOT / "notebooks/parameters").glob("archive_*.yaml"))
+    (command,) = [step["run"] for step in job["steps"] if "helpers run" in step.get("run", "")]
+    words = shlex.split(command.replace("${{ matrix.project }}", files[0].stem))
+    assert all((ROOT / word).exists() for word in words if word.startswith("notebooks/"))
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]))
+def test_links_between_pages_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]*)", page.read_text()):
+        assert not link or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
 def test_hooks_and_make_lint_strip_notebooks_the_same_way():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     (hook,) = [hook for hook in hooks if hook["id"] == "nbstripout"]
