@@ -15,12 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+OTHER_PYTHON = f"This is {sys.executable}; use .venv/bin/python (`make setup` makes it)."
 try:
     from . import settings as settings_room
 except ModuleNotFoundError as error:
-    print(f"{error}. This is {sys.executable}; use .venv/bin/python (`make setup` makes it).", file=sys.stderr)
+    print(f"{error}. {OTHER_PYTHON}", file=sys.stderr)
     sys.exit(2)
-from .errors import NotConfigured, RecipeError, Rejected
+from .errors import NotConfigured, RecipeError, Rejected  # noqa: E402
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -38,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         print("  run      run notebooks unattended (python -m helpers run --help)")
         print("  cleanup  undo what a run added: cleanup RUN_ID")
         return 0 if argv[:1] in ([], ["--help"], ["-h"], ["help"]) else 2
-    return commands[argv[0]](argv[1:])
+    try:
+        return commands[argv[0]](argv[1:])
+    except ModuleNotFoundError as error:
+        print(f"{error}. {OTHER_PYTHON}", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str]) -> int:

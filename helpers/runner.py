@@ -12,7 +12,7 @@ exit codes; of several runs, the one that stands first here counts:
   2         wrong usage: nothing was started
   130, 143  interrupted by Ctrl-C or SIGTERM: what had run until then is saved
   3         a kernel died
-  4         a deadline passed
+  4         a deadline passed, or a cell raised TimedOut: running again carries on
   1         a cell failed, or the result could not be saved
   5         a cell raised NotConfigured: settings are missing
   0         every notebook ran to its end
@@ -51,7 +51,11 @@ from papermill.engines import NBClientEngine, papermill_engines
 from .parameters import RESULT_MIMETYPE, Parameter, declared
 from .redaction import known_secrets, redact, redact_notebook, reveals_secret
 
-EXIT_CODES = {"interrupted": 130, "kernel died": 3, "deadline": 4, "failed": 1, "not configured": 5, "ok": 0}
+EXIT_CODES = {
+    "interrupted": 130, "kernel died": 3, "deadline": 4, "timed out": 4, "failed": 1, "not configured": 5, "ok": 0
+}  # fmt: skip
+#: Outcomes by what a cell raised.
+RAISED = {"NotConfigured": "not configured", "TimedOut": "timed out", "Throttled": "timed out"}
 GRACE = 5.0  # seconds between interrupting a kernel and killing it
 
 _OUTPUT = Path("outputs", "executed")
@@ -513,7 +517,7 @@ def _judge(job: _Run, failure: Exception | None) -> tuple[str, dict | None]:
         return "ok", None
     # nbclient and the system raise these two when a kernel does not start.
     dead = job.dead or (not errors and isinstance(failure, RuntimeError | OSError))
-    outcome = "kernel died" if dead else "not configured" if kind == "NotConfigured" else "failed"
+    outcome = "kernel died" if dead else RAISED.get(kind, "failed")
     return outcome, _error(kind, message, *where)
 
 

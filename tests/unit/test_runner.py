@@ -75,6 +75,9 @@ ENDINGS = {
     "leaves by exit()": (["exit()"], 60, "failed", 1, "SystemExit", "cf"),
     "kernel exits": (["import os\nos._exit(9)", "'never'"], 60, "kernel died", 3, "KernelDied", "cfp"),
     "kernel is killed": (["import os\nos.kill(os.getpid(), 9)"], 60, "kernel died", 3, "KernelDied", "cf"),
+    "gives up waiting": (
+        ["from helpers.errors import TimedOut\nraise TimedOut('later')"], 60, "timed out", 4, "TimedOut", "cf"
+    ),
     "takes too long": (["import time\ntime.sleep(60)", "'never'"], 5, "deadline", 4, "Deadline", "cfp"),
     "takes too long in two cells": (
         ["import time\ntime.sleep(3)", "time.sleep(5)", "'never'"], 7, "deadline", 4, "Deadline", "ccfp",
