@@ -3,6 +3,8 @@
 import ast
 import atexit
 import os
+import sys
+from datetime import timedelta
 from pathlib import Path
 
 import nbformat
@@ -24,6 +26,8 @@ SEAL = {
 FOREIGN = ("AWS_", "EARTHDATA_", "HYP3_", "RECIPES_", "DESP_", "HOOK_", "NETRC", "JPY_")
 
 
+#: IPython puts a module of its own in this place, which no process can be spawned from.
+MAIN = sys.modules["__main__"]
 UNSEALED = pytest.StashKey[dict]()
 
 
@@ -56,6 +60,7 @@ def running_sandbox():
 @pytest.fixture
 def sandbox(running_sandbox):
     """The sandbox in its initial state. Emptied before the test, so that a failure can be looked at afterwards."""
+    running_sandbox.clock._added = timedelta()  # a test before may have moved it
     running_sandbox.reset()
     return running_sandbox
 
@@ -125,6 +130,7 @@ class Session:
 
     def close(self) -> None:
         """Free what the notebook holds; left to the end of the process, a hundred sessions take minutes to go."""
+        sys.modules["__main__"] = MAIN
         atexit.unregister(self.shell.atexit_operations)
         self.shell.user_ns.clear()
 
