@@ -38,7 +38,9 @@ NOTHING_CHANGED = "Nothing changed its state while we looked."
 
 
 def setup(
-    *needs: Service, problems: Iterable[str] = (), check: Callable[[Settings], object] = lambda settings: None
+    *needs: Service,
+    problems: Iterable[str] | Callable[[Settings], Iterable[str]] = (),
+    check: Callable[[Settings], object] = lambda settings: None,
 ) -> Settings:
     """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
 
@@ -47,7 +49,8 @@ def setup(
     needs:
         Services whose credentials a live run must have: "earthdata", "aws", "destine".
     problems:
-        What the recipe itself finds wrong with the parameters; reported together with the rest.
+        What the recipe itself finds wrong with the parameters, reported together with the rest; or a function of the
+        settings that finds it, called if all types fit.
     check:
         The same for what also depends on the settings: raises one of our errors. Called if all types fit.
 
@@ -59,7 +62,7 @@ def setup(
         Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
     """
     values, faults = _parameters()
-    faults += problems
+    faults += () if callable(problems) else problems
     missing = []
     try:
         settings = settings_room.load()
@@ -68,6 +71,7 @@ def setup(
         except NotConfigured as error:
             missing.append(str(error))
         if not faults:
+            faults += problems(settings) if callable(problems) else ()
             check(settings)
     except NotConfigured as error:
         missing.append(str(error))

@@ -85,7 +85,7 @@ def _require_room(folder: Path, tasks: list[Task]) -> None:
     needed = sum(task.bytes for task in tasks) - sum(part.stat().st_blocks * 512 for part in parts if part.exists())
     if needed > (free := shutil.disk_usage(folder).free):
         raise Rejected(
-            f"{len(tasks):,} files need {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB free."
+            f"{len(tasks):,} files need {needed / 1e6:,.1f} MB, and the disk of {folder} has {free / 1e6:,.1f} MB free."
             " Make room, choose another folder or fewer suffixes; nothing was downloaded."
         )
 

@@ -44,6 +44,13 @@ def lock(place: Place | Path, *, age: float = AGE) -> Iterator[threading.Event]:
     me = {"who": f"{getpass.getuser()}@{socket.gethostname()}", "pid": os.getpid(), "since": _now(), "id": uuid4().hex}
     lost = threading.Event()
     if isinstance(place, Path):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / LOCK).touch()
+        except OSError as error:
+            raise Rejected(
+                f"Nothing can be written to {place}: {error.strerror}. Choose another folder, or ask for the right to."
+            ) from None
         with _locked_file(place / LOCK, me):
             yield lost
         return

@@ -72,7 +72,9 @@ class Plan:
 
     def expires_soon(self, file: File) -> bool:
         """Whether a file that is not archived yet will soon be gone."""
-        return file.state in (NEW, CHANGED, CLASHING) and file.expires is not None and file.expires <= self.soon
+        # A clashing file is left out on purpose, unless nobody has decided yet.
+        states = (NEW, CHANGED, CLASHING) if self.clash == "error" else (NEW, CHANGED)
+        return file.state in states and file.expires is not None and file.expires <= self.soon
 
     def counts(self) -> dict[str, int]:
         """How many files are in each state, how many of them expire soon, and how many jobs have none to give."""
@@ -155,9 +157,26 @@ def content_bucket(jobs: list[Job]) -> str:
     return (own or Counter(job.bucket for job in jobs)).most_common(1)[0][0]
 
 
-def problems(suffixes: list[str], clash: str, start: str = "", end: str = "") -> list[str]:
+def problems(
+    suffixes: list[str],
+    clash: str,
+    start: str = "",
+    end: str = "",
+    *,
+    at_a_time: int = 1,
+    warn_days: float = 0,
+    bucket: str = "",
+) -> list[str]:
     """What is wrong with the parameters of an archive run; an empty list when nothing is."""
     found = [] if suffixes else ["there are no suffixes: nothing would be archived"]
+    if not all(suffix.strip() for suffix in suffixes):
+        found.append("a suffix is empty: every file would be archived; write '*' if that is meant")
+    if at_a_time < 1:
+        found.append(f"{at_a_time} files at a time: at least 1 is needed")
+    if warn_days < 0:
+        found.append(f"warn_days {warn_days:g} is less than none")
+    if bucket and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        found.append(f"bucket {bucket!r}: S3 takes 3 to 63 lower-case letters, digits, '-' and '.'")
     if clash not in (policies := ("newest", "first", "error")):
         found.append(f"clash {clash!r} is none of {', '.join(policies)}")
     for name, value in {"start": start, "end": end}.items():
@@ -165,6 +184,8 @@ def problems(suffixes: list[str], clash: str, start: str = "", end: str = "") ->
             datetime.fromisoformat(value or "2026-01-01")
         except ValueError:
             found.append(f"{name} {value!r} is no time; write it as 2026-07-01T00:00:00Z")
+    if start and end and start > end:
+        found.append(f"start {start} is after end {end}")
     return found
 
 

@@ -22,6 +22,7 @@ def summary(
     outcomes, bad = list(outcomes), [check for check in checks if check.verdict != "ok"]
     failed = [outcome for outcome in outcomes if outcome.outcome != COPIED]
     contested = plan.counts()[CLASHING] if plan.clash == "error" else 0
+    nothing = bool(plan.files) and not plan.wanted and not contested
     record = {
         "target": str(plan.target) if isinstance(plan.target, Path) else plan.target.address,
         "began": plan.now.isoformat(timespec="seconds"),
@@ -31,7 +32,9 @@ def summary(
         "bytes": sum(outcome.bytes for outcome in outcomes if outcome.outcome == COPIED),
         "failed": [{"target": outcome.target, "reason": outcome.reason} for outcome in failed],
         "not_verified": [{"target": check.target, "verdict": check.verdict} for check in bad],
-        "exit_code": int(bool(failed or bad or contested)),
+        "contested": contested,
+        "verdict": _verdict(len(failed), len(bad), contested, nothing, len(plan.new) - len(outcomes)),
+        "exit_code": int(bool(failed or bad or contested or nothing)),
     }
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +42,18 @@ def summary(
         part.write_text(json.dumps(record, indent=1) + "\n")
         part.replace(path)
     return record
+
+
+def _verdict(failed: int, bad: int, contested: int, nothing: bool, left: int) -> str:
+    """What there is to do, in a sentence."""
+    found = {
+        f"{failed} files not brought: table and manifest say why; running again tries them": failed,
+        f"{bad} files not as at the source: the table says which": bad,
+        f'{contested} files have two sources: choose clash = "newest" or "first"': contested,
+        "no job has a file with any of these suffixes: are they spelt right, with their capitals?": nothing,
+    }
+    fine = f"{left} files are still to be brought" if left else "everything is in the archive"
+    return "; ".join(text for text, is_so in found.items() if is_so) or fine
 
 
 def batch_manifest(plan: Plan, path: Path) -> int:

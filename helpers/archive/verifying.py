@@ -15,6 +15,8 @@ from .store import Entry, Place, explained
 
 #: Files that are read at the same time.
 READERS = 6
+#: Only reading finds it, and so no plan will: it takes somebody to decide.
+DAMAGED = "content differs: delete it and run again, then it is fetched anew"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _read(plan: Plan, source: Place, file: File, check: Check) -> Check:
         found = etag_of(_blocks(plan.target, file.name), part)
     except (OSError, BotoCoreError, ClientError) as error:
         return replace(check, verdict=f"cannot be read: {explained(error)}")
-    return replace(check, verdict="ok" if found == file.etag else "content differs", compared="content")
+    return replace(check, verdict="ok" if found == file.etag else DAMAGED, compared="content")
 
 
 def _blocks(target: Place | Path, name: str) -> Iterator[bytes]:

@@ -141,7 +141,7 @@ def test_one_failure_stops_nothing_else_and_the_run_says_which(sandbox, open_not
     session.run(cells=5)
     victim = session["todo"].new[0]
     sandbox._s3_client("s3-itself").delete_object(Bucket=victim.bucket, Key=victim.key)
-    with pytest.raises(AssertionError, match="1 not"):
+    with pytest.raises(AssertionError, match="1 files not brought"):
         for cell in session.cells[5:]:
             session.execute(cell.source)
     assert len(archive.files()) == len(session["todo"].new) - 1
@@ -157,6 +157,44 @@ def test_throttling_is_survived(sandbox, open_notebook, name, archive):
     for cell in session.cells[5:]:
         session.execute(cell.source)
     assert len(archive.files()) == len(session["todo"].wanted)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [
+    (TO_S3, {"workers": 0}), (TO_DISK, {"downloads": -3}), (TO_S3, {"bucket": "Invalid_Bucket"}),
+])  # fmt: skip
+def test_what_would_hang_or_be_refused_by_amazon_is_refused_first(sandbox, open_notebook, name, parameters):
+    with pytest.raises(Exception, match=r"at least 1 is needed|S3 takes 3 to 63"):
+        open_notebook(name, dry_run=False, **parameters).run()
+    assert sandbox.traffic.received("hyp3") == []
+
+
+@ARCHIVES
+def test_contested_files_and_suffixes_of_nothing_fail_with_what_to_do(sandbox, open_notebook, name):
+    with pytest.raises(AssertionError, match='files have two sources: choose clash = "newest" or "first"'):
+        open_notebook(name, dry_run=False, clash="error").run()
+    with pytest.raises(AssertionError, match="no job has a file with any of these suffixes"):
+        open_notebook(name, dry_run=False, suffixes=["_vv.tif"]).run()
+
+
+def test_a_damaged_file_on_disk_is_told_with_what_to_do(sandbox, open_notebook):
+    session = open_notebook(TO_DISK, dry_run=False).run()
+    victim = session["target"] / session["todo"].wanted[0].name
+    content, times = bytearray(victim.read_bytes()), victim.stat()
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    os.utime(victim, (times.st_atime, times.st_mtime))
+    again = open_notebook(TO_DISK, dry_run=False)
+    with pytest.raises(AssertionError, match="1 files not as at the source"):
+        again.run()
+    assert "delete it and run again" in again["wrong"][0]["verdict"]
+    victim.unlink()
+    open_notebook(TO_DISK, dry_run=False).run()
+
+
+def test_a_folder_that_cannot_be_written_is_explained(sandbox, open_notebook, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Exception, match=r"Nothing can be written to .*file: .* Choose another folder"):
+        open_notebook(TO_DISK, dry_run=False, target_folder=str(tmp_path / "file")).run()
 
 
 def test_two_runs_do_not_overlap(sandbox, open_notebook):
@@ -186,6 +224,8 @@ def test_cleans_up_exactly_what_it_brought(sandbox, open_notebook, name, archive
 @pytest.mark.parametrize(("parameters", "said"), [
     ({"clash": "oldest", "suffixes": []}, ["clash 'oldest'", "no suffixes"]),
     ({"start": "yesterday"}, ["start 'yesterday'"]),
+    ({"start": "2026-12-01", "end": "2026-11-01"}, ["start 2026-12-01 is after end 2026-11-01"]),
+    ({"suffixes": ["_VV.tif", ""], "warn_days": -1.0}, ["a suffix is empty", "warn_days -1 is less than none"]),
     ({"warn_days": "three"}, ["warn_days: expected float"]),
 ])  # fmt: skip
 @ARCHIVES
