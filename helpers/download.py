@@ -80,8 +80,9 @@ def fetch(
                     _forget(part)  # kept, it would be taken for the beginning of a good one
                     if last:
                         raise FailedRemotely(f"{target.name} arrived whole but is not usable: {error}") from None
-            part.replace(target)
+            # In this order: killed in between, the file comes once more; the other way round, the note would stay.
             _note_of(part).unlink(missing_ok=True)
+            part.replace(target)
     except OSError as error:
         raise Rejected(
             f"{target.name} cannot be written to {target.parent}: {error.strerror or error}."
