@@ -58,7 +58,7 @@ CODE_SECONDS, LOGIN_SECONDS = 60, 1800
 #: What a newly registered user may do at the Hook.
 DEFAULT_ROLES = ("hook-workflows", "hook-low")
 
-WRONG_PASSWORD = "Invalid username or password."
+WRONG_PASSWORD = "Invalid username or password."  # pragma: allowlist secret
 WRONG_OTP = "Invalid authenticator code."
 WRONG_CLIENT = "Invalid client or Invalid client credentials"
 PAGE = """<!doctype html>
