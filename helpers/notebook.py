@@ -39,7 +39,7 @@ NOTHING_CHANGED = "Nothing changed its state while we looked."
 
 def setup(
     *needs: Service,
-    problems: Iterable[str] | Callable[[Settings], Iterable[str]] = (),
+    problems: Iterable[str] = (),
     check: Callable[[Settings], object] = lambda settings: None,
 ) -> Settings:
     """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
@@ -49,10 +49,9 @@ def setup(
     needs:
         Services whose credentials a live run must have: "earthdata", "aws", "destine".
     problems:
-        What the recipe itself finds wrong with the parameters, reported together with the rest; or a function of the
-        settings that finds it, called if all types fit.
+        What the recipe itself finds wrong with the parameters; reported together with the rest.
     check:
-        The same for what also depends on the settings: raises one of our errors. Called if all types fit.
+        The same as a function of the settings, which raises one of our errors. Called if all types fit.
 
     Raises
     ------
@@ -62,7 +61,7 @@ def setup(
         Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
     """
     values, faults = _parameters()
-    faults += () if callable(problems) else problems
+    faults += problems
     missing = []
     try:
         settings = settings_room.load()
@@ -71,7 +70,6 @@ def setup(
         except NotConfigured as error:
             missing.append(str(error))
         if not faults:
-            faults += problems(settings) if callable(problems) else ()
             check(settings)
     except NotConfigured as error:
         missing.append(str(error))

@@ -15,7 +15,7 @@ target, and ``archive.to_disk(todo)``.
 from .disk import to_disk
 from .locking import lock
 from .look import File
-from .planning import Plan, content_bucket, find, plan, problems
+from .planning import Plan, check, content_bucket, find, plan
 from .reporting import batch_manifest, summary
 from .run import Outcome, read_manifest
 from .store import Place
@@ -29,11 +29,11 @@ __all__ = [
     "Place",
     "Plan",
     "batch_manifest",
+    "check",
     "content_bucket",
     "find",
     "lock",
     "plan",
-    "problems",
     "read_manifest",
     "summary",
     "to_disk",

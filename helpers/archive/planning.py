@@ -157,7 +157,7 @@ def content_bucket(jobs: list[Job]) -> str:
     return (own or Counter(job.bucket for job in jobs)).most_common(1)[0][0]
 
 
-def problems(
+def check(
     suffixes: list[str],
     clash: str,
     start: str = "",
@@ -166,8 +166,14 @@ def problems(
     at_a_time: int = 1,
     warn_days: float = 0,
     bucket: str = "",
-) -> list[str]:
-    """What is wrong with the parameters of an archive run; an empty list when nothing is."""
+) -> None:
+    """Make sure that the parameters of an archive run can work.
+
+    Raises
+    ------
+    Rejected
+        All that is wrong with them, at once.
+    """
     found = [] if suffixes else ["there are no suffixes: nothing would be archived"]
     if not all(suffix.strip() for suffix in suffixes):
         found.append("a suffix is empty: every file would be archived; write '*' if that is meant")
@@ -186,7 +192,8 @@ def problems(
             found.append(f"{name} {value!r} is no time; write it as 2026-07-01T00:00:00Z")
     if start and end and start > end:
         found.append(f"start {start} is after end {end}")
-    return found
+    if found:
+        raise Rejected.because("Nothing was archived", found)
 
 
 # --- plan ---
