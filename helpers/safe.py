@@ -1,16 +1,19 @@
 """What a SAFE product is: its archive, unpacked without trusting it; its manifest; where it lies; its picture."""
 
+import gzip
 import hashlib
+import io
 import lzma
 import re
 import shutil
 import stat
+import tarfile
 import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,8 +27,10 @@ from .errors import Rejected
 MANIFESTS = ("manifest.safe", "xfdumanifest.xml")
 #: Checksums by their names in manifests: Sentinel-2 changed from MD5 to SHA3-256 in 2021 (baseline 03.01).
 CHECKSUMS = {"MD5": "md5", "SHA-256": "sha256", "SHA256": "sha256", "SHA3-256": "sha3_256"}
-#: Uncompressed bytes that an archive may hold: the largest Sentinel products have 8 GB.
-LARGEST = 64 << 30
+#: What archives of products are called; the first group tells a tar file from a zip file.
+ARCHIVE = re.compile(r"\.(?:zip|(tar|tgz|tar\.gz))$", re.IGNORECASE)
+#: Uncompressed bytes and members that an archive may hold: the largest Sentinel products have 8 GB, in 600 files.
+LARGEST, MOST = 64 << 30, 100_000
 #: How many times its own size an archive beyond a GiB may unpack to: products reach 10, a "bomb" 1,000.
 RATIO, HARMLESS = 100, 1 << 30
 #: Rasters that show the whole product and know their place, the best at the beginning: Sentinel-2's preview and true
@@ -36,8 +41,9 @@ PICTURES = (
     "measurement/*-grd-vv-*.tiff",
     "measurement/*-grd-hh-*.tiff",
 )
-#: What a damaged or hostile archive makes `zipfile` and the decompressors raise (found by damaging archives).
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OverflowError)
+#: What a damaged or hostile archive makes `zipfile`, `tarfile`, decompressors raise (found by damaging archives).
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+DAMAGED += (EOFError, RuntimeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,15 @@ class Member:
     algorithm: str  #: of the checksum, as the manifest calls it
 
 
+def is_archive(name: str) -> bool:
+    """Whether a file of that name is an archive that `unpack` takes: .zip, .tar, .tgz or .tar.gz, in any case."""
+    return ARCHIVE.search(name) is not None
+
+
 def check_archive(path: Path) -> None:
-    """Make sure that ``path`` is a whole zip file: its table of contents is there, and every checksum is right.
+    """Make sure that ``path`` is a whole archive: its table of contents is there, and every checksum is right.
+
+    A tar file has checksums of its table only, and if compressed one of everything; `verify` knows the product's own.
 
     Raises
     ------
@@ -59,16 +72,17 @@ def check_archive(path: Path) -> None:
         It is not, and why.
     """
     with _reading(path) as archive:
-        if bomb := _bomb(archive.infolist(), path):
+        if bomb := _bomb(archive.entries(), path):
             raise Rejected(bomb)
-        if damaged := archive.testzip():
+        if damaged := archive.damaged():
             raise Rejected(f"its member {damaged} is damaged (wrong checksum)")
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a zip file into ``folder``; return the one folder at its root, or one made and named after the archive.
+    """Unpack an archive into ``folder``; return the one folder at its root, or one made and named after the archive.
 
-    The files appear all at once, when every checksum has been found right; what is there already is not unpacked again.
+    What ends in .tar, .tgz or .tar.gz is taken for a tar file, anything else for a zip file. The files appear all at
+    once, when every checksum has been found right; what is there already is not unpacked again.
 
     Raises
     ------
@@ -80,13 +94,13 @@ def unpack(archive: Path, folder: Path) -> Path:
         return _unpack(content, archive, folder)
 
 
-def _unpack(content: zipfile.ZipFile, archive: Path, folder: Path) -> Path:
-    members = content.infolist()
-    if problems := _problems(members, archive):
+def _unpack(content: "_Zip | _Tar", archive: Path, folder: Path) -> Path:
+    entries = content.entries()
+    if problems := _problems(entries, archive):
         raise Rejected.because(f"{archive.name} was not unpacked", problems)
-    roots = {PurePosixPath(member.filename).parts[0] for member in members}
-    one_folder = len(roots) == 1 and all(m.is_dir() or len(PurePosixPath(m.filename).parts) > 1 for m in members)
-    root = folder / (roots.pop() if one_folder else archive.stem)
+    roots = {PurePosixPath(entry.name).parts[0] for entry in entries}
+    one_folder = len(roots) == 1 and all(e.kind == "folder" or len(PurePosixPath(e.name).parts) > 1 for e in entries)
+    root = folder / (roots.pop() if one_folder else ARCHIVE.sub("", archive.name))
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{root.name}.part"
     with alone(root):
@@ -95,11 +109,11 @@ def _unpack(content: zipfile.ZipFile, archive: Path, folder: Path) -> Path:
             return root
         if root.exists():
             raise Rejected(f"{archive.name} was not unpacked: {root} is in the way. Choose another folder.")
-        needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
+        needed, free = sum(entry.size for entry in entries), shutil.disk_usage(folder).free
         if needed > free:
             raise Rejected(f"{archive.name} needs {needed / 1e6:,.0f} MB unpacked, the disk has {free / 1e6:,.0f} MB")
         try:
-            content.extractall(part)  # holds each member against its checksum
+            content.write_to(part)
             (part / root.name if one_folder else part).replace(root)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -107,41 +121,144 @@ def _unpack(content: zipfile.ZipFile, archive: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The opened zip file; whatever is wrong with it while it is read is a :class:`Rejected`."""
+def _reading(path: Path) -> Iterator["_Zip | _Tar"]:
+    """The opened archive; whatever is wrong with it while it is read is a :class:`Rejected`."""
+    found = ARCHIVE.search(path.name.removesuffix(".part"))  # of a download that is checked before it gets its name
+    kind = "tar" if found and found[1] else "zip"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Tar(path) if kind == "tar" else _Zip(path) as archive:
             yield archive
     except DAMAGED as error:
         with path.open("rb") as file:
             begins = file.read(16)
         size = path.stat().st_size
-        raise Rejected(f"not a whole zip file ({error}); it has {size:,} bytes, the first: {begins!r}") from None
+        raise Rejected(f"not a whole {kind} file ({error}); it has {size:,} bytes, the first: {begins!r}") from None
     except OSError as error:  # of the disk; and of bz2, for damage
         raise Rejected(f"{path.name} cannot be read, or not unpacked: {error.strerror or error}") from None
 
 
-def _problems(members: list[zipfile.ZipInfo], archive: Path) -> list[str]:
+@dataclass(frozen=True)
+class _Entry:
+    """What an archive says about one of its members; nothing of it is believed."""
+
+    name: str
+    given: str  #: the name as it is written in the archive
+    size: int  #: bytes, uncompressed
+    kind: str  #: "file", "folder", "link"; or "special file": a device, a pipe and the like
+
+
+class _Zip(zipfile.ZipFile):
+    def entries(self) -> list[_Entry]:
+        return [_Entry(m.filename, m.orig_filename, m.file_size, self._kind(m)) for m in self.infolist()]
+
+    @staticmethod
+    def _kind(member: zipfile.ZipInfo) -> str:
+        return "link" if stat.S_ISLNK(member.external_attr >> 16) else "folder" if member.is_dir() else "file"
+
+    def damaged(self) -> str:
+        """Name of the first member whose content does not have its checksum, or ""."""
+        return self.testzip() or ""
+
+    def write_to(self, folder: Path) -> None:
+        self.extractall(folder)  # noqa: S202  # our checks passed; this holds each member against its checksum
+
+
+class _Tar:
+    """A tar file, compressed with gzip or not. Its table of contents is spread over it: listing reads it all."""
+
+    def __init__(self, path: Path):
+        with ExitStack() as opened:
+            file: _Plain | _Gzip = opened.enter_context(_Plain(io.FileIO(path)))
+            if file.peek(2)[:2] == b"\x1f\x8b":  # whatever it is called
+                file = opened.enter_context(_Gzip(fileobj=file))
+            self._limit, self._file = _believable(path), file
+            self._tar = opened.enter_context(tarfile.open(fileobj=file, mode="r:"))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> "_Tar":
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._opened.close()
+
+    def entries(self) -> list[_Entry]:
+        """The members; of one that holds more than is believable, only as many as tell so."""
+        entries, total = [], 0
+        for member in self._tar:
+            if member.isdir() and not PurePosixPath(member.name).parts:
+                continue  # "./", which `tar -C folder .` begins with
+            entries.append(_Entry(member.name, member.name, member.size, self._kind(member)))
+            if member.size < 0:  # would lead back, and lower the sum
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+            total += member.size
+            if total > self._limit or len(entries) > MOST:
+                return entries
+        self._check_end()
+        return entries
+
+    @staticmethod
+    def _kind(member: tarfile.TarInfo) -> str:
+        if member.issym() or member.islnk():
+            return "link"
+        regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+        return "file" if regular else "folder" if member.isdir() else "special file"
+
+    def _check_end(self) -> None:
+        """`tarfile` takes damage for the end; where this is, there are zeros and then nothing."""
+        self._file.seek(self._tar.offset)
+        length = 0
+        while block := self._file.read(1 << 16):  # to the very end, where gzip has its checksum
+            length += len(block)
+            if block.strip(b"\0") or length > 64 << 20:
+                raise tarfile.ReadError(f"damaged at or before byte {self._tar.offset:,}")
+        if length < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it ends too early")
+
+    def damaged(self) -> str:
+        return ""  # listing has read everything that has a checksum
+
+    def write_to(self, folder: Path) -> None:
+        self._tar.extractall(folder, filter="data")
+
+
+class _InPieces:
+    """Refuses to hold in memory what a header says is long: `tarfile` reads long names and the like in one piece."""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= 16 << 20:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return super().read(size)  # type: ignore[misc]
+
+
+class _Plain(_InPieces, io.BufferedReader):
+    pass
+
+
+class _Gzip(_InPieces, gzip.GzipFile):
+    pass
+
+
+def _problems(entries: list[_Entry], archive: Path) -> list[str]:
     problems = []
-    files = Counter(_on_any_disk(member.filename) for member in members if not member.is_dir())
-    folders = {_on_any_disk(member.filename) for member in members if member.is_dir()}
+    files = Counter(_on_any_disk(entry.name) for entry in entries if entry.kind != "folder")
+    folders = {_on_any_disk(entry.name) for entry in entries if entry.kind == "folder"}
     folders |= {str(parent) for file in files for parent in PurePosixPath(file).parents}
-    for member in members:
-        name, given = member.filename, member.orig_filename
+    for entry in entries:
+        name, given = entry.name, entry.given
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in given or re.match(r"\w:", name):
             problems.append(f"{given!r} would be written outside of the folder")
         elif "\0" in given:
             problems.append(f"{given!r} has a NUL in its name")
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            problems.append(f"{name!r} is a link")
+        elif entry.kind in ("link", "special file"):
+            problems.append(f"{name!r} is a {entry.kind}")
         elif files[_on_any_disk(name)] > 1:
             problems.append(f"{name!r} is there twice (for a disk that does not tell upper from lower case)")
-        elif not member.is_dir() and _on_any_disk(name) in folders:
+        elif entry.kind == "file" and _on_any_disk(name) in folders:
             problems.append(f"{name!r} is a file and a folder")
-    if bomb := _bomb(members, archive):
+    if bomb := _bomb(entries, archive):
         problems.append(bomb)
-    if not members:
+    if not entries:
         problems.append("it is empty")
     return problems
 
@@ -151,18 +268,26 @@ def _on_any_disk(name: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(name)).casefold())
 
 
-def _bomb(members: list[zipfile.ZipInfo], archive: Path) -> str:
+def _bomb(entries: list[_Entry], archive: Path) -> str:
     """Why to take the archive for one that is to fill the disk, or ""."""
-    total = sum(member.file_size for member in members)
-    # Of the archive itself: what it says about its members' compressed sizes may count the same bytes many times.
-    limit = min(max(RATIO * archive.stat().st_size, HARMLESS), LARGEST)
-    return f"it would unpack to {total:,} bytes; from its size no more than {limit:,} are believable" * (total > limit)
+    total, limit = sum(entry.size for entry in entries), _believable(archive)
+    if total > limit:
+        return f"it would unpack to {total:,} bytes; from its size no more than {limit:,} are believable"
+    return f"it has more than {MOST:,} members: no product has" * (len(entries) > MOST)
+
+
+def _believable(archive: Path) -> int:
+    """Bytes that an archive may unpack to.
+
+    Of the archive itself: what it says about its members' compressed sizes may count the same bytes many times.
+    """
+    return min(max(RATIO * archive.stat().st_size, HARMLESS), LARGEST)
 
 
 def short_name(name: str) -> str:
     """The part of a product's name that tells it from others: mission, type, time, and in Sentinel-2 the tile."""
     found = re.match(r"(S2._MSIL.._\d{8}T\d{6})_N\d{4}_R\d{3}_(T\w{5})_", name)
-    return f"{found[1]}_{found[2]}" if found else name[:32]
+    return f"{found[1]}_{found[2]}" if found else name[:32].rstrip("_")
 
 
 def contents(root: Path) -> list[dict]:

@@ -36,15 +36,16 @@ ADDITIONAL = re.compile(r"HOOK_ADDITIONAL\d+")
 SECRET_NAME = re.compile(r"(?i)secret|password|token$|access_key")
 
 #: Headings of the example file.
-ALL, AWS, HYP3, DESTINE = (
+ALL, AWS, HYP3, DESTINE, CONVERSION = (
     "All recipes",
-    "Amazon S3 (recipes 1, 3, 5)",
-    "HyP3 (recipes 1 and 3)",
-    "DestinE Hook (recipe 2; files of the published tutorial work unchanged)",
+    "Amazon S3 (notebooks 1 and 3)",
+    "HyP3 (notebooks 1, 3 and 4)",
+    "DestinE Hook (notebook 2; files of the published tutorial work unchanged)",
+    "Conversion with RS-PYTHON (notebook 5; without any of these, it converts on this machine)",
 )
 
-#: What can be asked for with `Settings.require`; the last three only for orders that need them.
-Service = Literal["earthdata", "aws", "destine", "destine user", "destine storage", "destine catalogue"]
+#: What can be asked for with `Settings.require`; the three after "destine" only for orders that need them.
+Service = Literal["earthdata", "aws", "destine", "destine user", "destine storage", "destine catalogue", "rs-python"]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Url = Annotated[HttpUrl, "an http(s) URL"]
 
@@ -243,6 +244,51 @@ class Settings(BaseSettings):
         "Its secret, if it has one; without a user name, the client itself logs in.",
     )
 
+    conversion_api_url: Url | None = _setting(
+        "RSPY_WEBSITE",
+        None,
+        CONVERSION,
+        "The RS-Server that stages, converts and catalogues.",
+        get="whoever runs your RS-PYTHON",
+    )
+    rspy_apikey: SecretStr | None = _setting(
+        "RSPY_APIKEY", None, CONVERSION, "Your API key there; empty for a local one, which asks for none."
+    )
+    rspy_owner_id: str | None = _setting(
+        "RSPY_OWNER_ID", None, CONVERSION, "The owner of your collections there: the user that the key belongs to."
+    )
+    rspy_host_staging: Url | None = _setting(
+        "RSPY_HOST_STAGING", None, CONVERSION, "The staging service, if it has an address of its own."
+    )
+    rspy_host_catalog: Url | None = _setting("RSPY_HOST_CATALOG", None, CONVERSION, "The catalogue, if it has.")
+    rspy_host_dpr_service: Url | None = _setting(
+        "RSPY_HOST_DPR_SERVICE", None, CONVERSION, "The service that converts (DPR), if it has."
+    )
+    rspy_host_osam: Url | None = _setting("RSPY_HOST_OSAM", None, CONVERSION, "The bucket rules (OSAM), if they have.")
+    jupyterhub_api_token: SecretStr | None = _setting(
+        "JUPYTERHUB_API_TOKEN",
+        None,
+        CONVERSION,
+        "Token with which the service reaches your Dask clusters.",
+        get="JupyterHub > Token; set by itself in a JupyterHub",
+    )
+    rspy_s3_endpoint: Url | None = _setting("S3_ENDPOINT", None, CONVERSION, "The object storage of that RS-Server.")
+    rspy_s3_access_key: SecretStr | None = _setting("S3_ACCESSKEY", None, CONVERSION, "Access key there.")
+    rspy_s3_secret_key: SecretStr | None = _setting("S3_SECRETKEY", None, CONVERSION, "Secret key there.")
+    rspy_s3_region: str = _setting("S3_REGION", "sbg", CONVERSION, "Its region.")
+    rspy_poll_seconds: Seconds = _setting(
+        "RSPY_POLL_SECONDS", 5.0, CONVERSION, "First pause between two looks at a job; it grows to a minute."
+    )
+    station_url: Url | None = _setting(
+        "RSPY_STATION_URL",
+        None,
+        CONVERSION,
+        "STAC API that has the products to convert (of the sandbox, by default).",
+    )
+    prefect_api_url: Url | None = _setting(
+        "PREFECT_API_URL", None, CONVERSION, "A Prefect server that shows and keeps the runs; empty: one is started."
+    )
+
     @field_validator("hook_additional", mode="before")
     @classmethod
     def _from_numbered_lines(cls, lines: dict[str, str]) -> dict[str, Any]:
@@ -279,10 +325,11 @@ class Settings(BaseSettings):
     def service_name(self, recipe: str) -> str:
         """Which service a recipe talks to, as a folder name: state of one is never taken for another's.
 
-        ``recipe``: "hyp3" or "hook"; the sandbox is one world for all.
+        ``recipe``: "hyp3", "hook" or "conversion"; the sandbox is one world for all.
         """
         if self.backend == "live":
-            return urlsplit(str(getattr(self, f"{recipe}_api_url"))).hostname or "live"
+            url = getattr(self, f"{recipe}_api_url")
+            return (urlsplit(str(url)).hostname if url else None) or "live"
         return f"sandbox-{self._sandbox_id}"
 
     def require(self, *services: Service) -> None:
@@ -374,6 +421,11 @@ def _missing(settings: Settings, service: str) -> list[str]:
         fields = ["hook_external_token_url", "hook_external_client_id"]
         if not settings.hook_external_client_secret:
             fields += ["hook_external_username", "hook_external_password"]
+    elif service == "rs-python":
+        hosts = ("rspy_host_staging", "rspy_host_catalog", "rspy_host_dpr_service", "rspy_host_osam")
+        fields = ["rspy_owner_id", "rspy_s3_endpoint", "rspy_s3_access_key", "rspy_s3_secret_key"]
+        if not all(getattr(settings, host) for host in hosts):
+            fields.insert(0, "conversion_api_url")
     else:
         return _missing_aws(settings)
     return [_wanted(field) for field in fields if not getattr(settings, field)]

@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 from uuid import uuid4
 
@@ -19,17 +20,24 @@ from flask import Flask, jsonify, request
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
 
-from . import archive_project, s3
+from . import archive_project, osam, rspy, s3
 from .clock import Clock
+from .dpr import Cluster, Dpr, Release
 from .faults import Traffic
 from .hook import Hook
 from .hyp3 import HyP3
 from .hyp3_processing import Publisher
 from .identity import DEDL, PUBLIC_CLIENT, Identity
+from .osam import Osam
 from .products import hyp3_products
+from .stac_catalog import Catalog
+from .staging import Staging
+from .station import Station
 
+#: The services of RS-Server, and the first parts of their paths at its one address, "rs-server".
+RS_SERVER = {"staging": ("processes", "jobs"), "catalog": ("catalog",), "dpr": ("dpr",), "osam": ("internal",)}
 #: What the sandbox serves, each on a port of its own.
-SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage")
+SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage", "station", "rs-server", *RS_SERVER)
 REGION = "us-west-2"
 #: Days that products stay in the content bucket, as in the service.
 CONTENT_DAYS = 14
@@ -39,11 +47,12 @@ ROLES = ("compute", "upload-log", "get-files")
 USER, EXTERNAL_USER = ("sandbox-user", "sandbox-password-1"), ("sandbox-external", "sandbox-password-2")
 #: Secrets by access key id, of those that S3 checks: the pair for harvested products, and two ids that are not known.
 ACCESS_KEYS = {"sandbox-harvest": "sandbox-harvest-secret", "wrong-access-key": None, "your-access-key": None}
+ACCESS_KEYS |= rspy.S3_KEYS
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Which HyP3 the sandbox plays, and how long things take."""
+    """Which HyP3 and which RS-Server the sandbox plays, and how long things take."""
 
     job_types: str = "sandbox"  #: "sandbox" (all) or "edc" (the public API's)
     account_id: str = "444455556666"  #: HyP3's AWS account: any twelve digits that are not the user's
@@ -56,6 +65,10 @@ class Deployment:
     make_products: Callable[[dict], list] = hyp3_products
     hook_queued: float = 1.0  #: seconds that an item of a Hook order is queued at least ...
     hook_processing: float = 2.0  #: ... and in progress
+    staging: float = 0.5  #: seconds that a staging job takes at least
+    rs_server: Release = field(default_factory=Release)
+    station_pixels: int | None = None  #: longest side of the pictures of the station's products; None: a small one
+    station_suffix: str = ".zip"  #: or ".tar.gz": how the station packs them
 
 
 class _Handler(MotoRequestHandler):
@@ -99,6 +112,12 @@ class Sandbox:
         self.hyp3: HyP3
         self.identity: Identity
         self.hook: Hook
+        self.osam: Osam
+        self.station: Station
+        self.catalog: Catalog
+        self.staging: Staging
+        self.dpr: Dpr
+        self.cluster = Cluster()  #: of the conversions; survives a reset, as it takes long to warm up
 
     def start(self) -> Self:
         """Start every service; ready for requests when this returns.
@@ -111,6 +130,7 @@ class Sandbox:
         try:
             account = self.deployment.account_id
             identities = {f"hyp3-{role}": f"arn:aws:iam::{account}:role/hyp3-{role}" for role in ROLES}
+            identities |= {key: _rspy_arn(key) for key in (*rspy.S3_KEYS, rspy.SERVICE_USER)}
             app = s3.make_app(identities | {"s3-itself": s3.S3_ITSELF}, self.access_keys)
             self._serve("s3", app)
             self._serve("s3-inside", app, watched=False)  # HyP3's own way in: no faults, not in the log
@@ -120,11 +140,20 @@ class Sandbox:
             self._serve("hook", lambda *args: self.hook.app(*args))
             # Another port is another host to a client: it takes no bearer along.
             self._serve("hook-storage", lambda *args: self.hook.storage.app(*args))
+            for name in ("station", *RS_SERVER):
+                self._serve(name, lambda *args, name=name: getattr(self, name).app(*args))
+            self._serve("rs-server", self._rs_server, watched=False)  # in the log by the name of the service
             self._serve("control", _control(self), watched=False)
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _rs_server(self, environ: dict, start_response: Callable) -> Any:
+        """RS-Server's front door: all of its services at one address."""
+        first = environ.get("PATH_INFO", "").strip("/").partition("/")[0]
+        name = next((name for name, parts in RS_SERVER.items() if first in parts), "catalog")
+        return self.traffic.in_front_of(getattr(self, name).app, name)(environ, start_response)
 
     def _serve(self, name: str, app: Any, watched: bool = True) -> None:
         app = self.traffic.in_front_of(app, name) if watched else app
@@ -174,6 +203,31 @@ class Sandbox:
             processing=plays.hook_processing,
         )
         self.hook.processor.keep_running()
+        self._fill_rs_server()
+
+    def _fill_rs_server(self) -> None:
+        """Empty buckets and catalogue, the rules of the beginning, no jobs."""
+        plays = self.deployment
+        service = self._s3_client(rspy.SERVICE_USER)
+        for bucket in osam.BUCKETS:
+            s3.create_bucket(bucket, rspy.ACCOUNT, REGION)
+            service.put_bucket_policy(Bucket=bucket, Policy=json.dumps(_read_only(bucket, _rspy_arn(READER))))
+        self.osam = Osam(self.traffic)
+        self.station = Station(self.traffic, _make_archive, plays.station_pixels, plays.station_suffix)
+        self.catalog = Catalog(self.osam, service, self.clock, self.traffic)
+        keys = plays.rs_server.process_key
+        self.staging = Staging(self.catalog, self.clock, self.traffic, plays.staging, keys)
+        for_workers = {
+            "endpoint": self.url("s3-inside"),
+            "key": rspy.SERVICE_USER,
+            "secret": "sandbox",
+            "region": REGION,
+        }
+        self.dpr = Dpr(service, for_workers, self.clock, self.traffic, self.cluster, plays.rs_server)
+
+    def warm(self, wait: bool = False) -> None:
+        """Start the cluster that converts, in the background unless ``wait``: it takes some seconds."""
+        self.dpr.warm(wait)
 
     def _s3_client(self, access_key: str) -> Any:
         if access_key not in self._clients:
@@ -223,11 +277,27 @@ class Sandbox:
             "HOOK_EXTERNAL_CATALOGUE_URL": f"{self.url('hook')}/external",
             "HOOK_POLL_SECONDS": "0.2",
             "HOOK_SETTLE_SECONDS": "1",
+            "RSPY_WEBSITE": self.url("rs-server"),
+            "RSPY_APIKEY": next(iter(rspy.USERS)),
+            "RSPY_OWNER_ID": next(iter(rspy.USERS.values())),
+            "RSPY_HOST_STAGING": self.url("staging"),
+            "RSPY_HOST_CATALOG": self.url("catalog"),
+            "RSPY_HOST_DPR_SERVICE": self.url("dpr"),
+            "RSPY_HOST_OSAM": self.url("osam"),
+            "JUPYTERHUB_API_TOKEN": rspy.JUPYTER_TOKEN,
+            "S3_ENDPOINT": self.url("s3"),
+            "S3_ACCESSKEY": "sandbox-rspy",
+            "S3_SECRETKEY": rspy.S3_KEYS["sandbox-rspy"],
+            "S3_REGION": REGION,
+            "RSPY_POLL_SECONDS": "0.2",
+            "RSPY_STATION_URL": self.url("station"),
         }
 
     def reset(self) -> None:
         """Back to the initial state: no user buckets, jobs or orders, no faults, an empty request log. Time stays."""
-        self.hook.processor.stop()  # first: what it does may need the other services
+        self.staging.jobs.stop()  # these first: what they do may need the other services
+        self.dpr.stop()
+        self.hook.processor.stop()
         self.hyp3.processor.stop()
         s3.reset()
         self.traffic.heal()
@@ -236,6 +306,10 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stop listening and forget everything. Safe to call twice."""
+        if hasattr(self, "dpr"):
+            self.staging.jobs.stop()
+            self.dpr.stop()
+        self.cluster.stop()
         for service in ("hook", "hyp3"):
             if hasattr(self, service):
                 getattr(self, service).processor.stop()
@@ -269,6 +343,32 @@ def _open_for_reading(client: Any, bucket: str) -> None:
         "Expiration": {"Days": CONTENT_DAYS},
     }
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+
+
+#: The access key id of the storage that may not write.
+READER = list(rspy.S3_KEYS)[1]
+
+
+def _rspy_arn(access_key: str) -> str:
+    return f"arn:aws:iam::{rspy.ACCOUNT}:user/{access_key}"
+
+
+def _read_only(bucket: str, principal: str) -> dict:
+    """A policy that takes all writing from one of the bucket's owner's users."""
+    statement = {
+        "Effect": "Deny",
+        "Principal": {"AWS": principal},
+        "Action": ["s3:PutObject", "s3:DeleteObject"],
+        "Resource": f"arn:aws:s3:::{bucket}/*",
+    }
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+@lru_cache(maxsize=8)  # the same name gives the same bytes, in every world
+def _make_archive(name: str, pixels: int | None, suffix: str) -> bytes:
+    from .safe_products import safe_archive  # half a second: not at the start
+
+    return safe_archive(name, pixels, suffix)
 
 
 _running: Sandbox | None = None
@@ -324,6 +424,19 @@ def _control(sandbox: Sandbox) -> Flask:
     def heal() -> Any:
         sandbox.traffic.heal()
         return jsonify({})
+
+    @app.post("/warm")
+    def warm() -> Any:
+        sandbox.warm(wait=request.args.get("wait") == "true")
+        return jsonify({})
+
+    @app.put("/rules")
+    def rules() -> Any:
+        rows = request.get_json()
+        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 5 for row in rows):
+            return jsonify({"detail": "send a list of rows: owner, collection, product type, days, bucket"}), 400
+        sandbox.osam.rows = rows
+        return jsonify(rows)
 
     @app.post("/clock")
     def advance() -> Any:

@@ -60,10 +60,29 @@ HOOK_DETAILS: dict[str, Any] = {
 HANG_UPS = ("dropped", "lost-answer")
 BEHAVIOURS = ("slow", "cut", *HANG_UPS)
 
-#: Faults of the processing behind the Hook, which takes them itself (:meth:`Traffic.take`): the next item to finish
-#: fails, the next order to start is cancelled by the operator, the next link has expired when it is given, the next
-#: item to finish has neither date nor message, the next list of options has their values in the older form.
-EVENTS = ("failed-item", "cancelled", "expired-link", "null-dates", "old-options")
+#: What services do to themselves, by themselves (:meth:`Traffic.take`). ``path`` of the fault is searched in what is
+#: named in brackets.
+EVENTS = {
+    # the Hook (an order's name, a product's)
+    "failed-item": "hook: the next item to finish fails (product)",
+    "cancelled": "hook: the next order to start is cancelled by the operator (order)",
+    "expired-link": "hook: the next link has expired when it is given (product)",
+    "null-dates": "hook: the next item to finish has neither date nor message (product)",
+    "old-options": "hook: the next list of options has their values in the older form",
+    # the conversion (a product's name without ending, unless said otherwise)
+    "null-type": "station: the next item that is sent has no product type (product)",
+    "unknown-type": "station: the next item that is sent has a product type that no converter knows (product)",
+    "nothing-staged": "staging: the next job is successful without having done anything (product)",
+    "staging-failed": "staging: the next job fails, and takes back what it stored (product)",
+    "corrupt-archive": "staging: the next file that is stored has 512 wrong bytes in the middle (product)",
+    "disputed-rules": "osam: from the next answer on, clients and servers find different buckets for all products",
+    "conflict": "catalog: somebody else publishes the next new item just before, so that it is a 409 (item)",
+    "no-write-permission": "dpr: the service may not write where the next job should (output folder's URI)",
+    "conversion-failed": "dpr: the next conversion fails (SAFE's name)",
+    "worker-killed": "dpr: the worker is killed with half of the next result written (SAFE's name)",
+    "null-message": "dpr: the next job to succeed has no message (SAFE's name)",
+    "vanished-job": "staging, dpr: the record of the next job is lost while it runs: 404 (product, SAFE's name)",
+}
 
 REASONS = {
     400: "Bad Request",
@@ -123,7 +142,7 @@ class Request:
     path: str
     query: str
     status: int  #: 0 when the connection was dropped without an answer
-    authorized: bool  #: it came with an Authorization header, right or wrong
+    authorized: bool  #: it came with an Authorization header or an API key, right or wrong
 
 
 @dataclass
@@ -194,7 +213,7 @@ class Traffic:
                 return self._strike(fault, service, app, environ, remember)
             finally:
                 query = SECRETS.sub(r"\1=", environ.get("QUERY_STRING", ""))
-                authorized = "HTTP_AUTHORIZATION" in environ
+                authorized = "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ
                 self.requests.append(Request(service, method, path, query, seen["status"], authorized))
                 if fault and fault.kind in HANG_UPS:
                     _hang_up(environ)  # last, so that whoever notices finds the request in the log
@@ -262,8 +281,14 @@ def _as_s3(environ: dict, kind: str) -> tuple[int, str, str]:
     return status, "application/xml", error
 
 
+def _as_rs_server(_: dict, kind: str) -> tuple[int, str, str]:
+    status = ANSWERS[kind][0]
+    return status, JSON, json.dumps({"code": REASONS.get(status, "Error").replace(" ", ""), "description": kind})
+
+
 #: How each service words a fault.
 WORDS = {"s3": _as_s3, "hook": _as_hook, "hook-storage": _as_swift, "identity": _as_identity}
+WORDS |= dict.fromkeys(("station", "staging", "catalog", "dpr", "osam"), _as_rs_server)
 
 
 def _hang_up(environ: dict) -> None:

@@ -29,23 +29,33 @@ ON_CONDA_FORGE = {
     "matplotlib": ["matplotlib-base"],  # without the Qt windows that nobody needs in a notebook
     "moto[server]": ["moto"],
     "pyjwt[crypto]": ["pyjwt", "cryptography"],
+    "pystac[validation]": ["pystac", "jsonschema"],
 }
 #: Not on conda-forge at all; only these may stand in the pip section, beside the project itself.
-NOT_ON_CONDA_FORGE: set[str] = {"destinelab", "odata-query"}
+NOT_ON_CONDA_FORGE: set[str] = {"destinelab", "eopf", "eopf-geozarr", "odata-query"}
 
 #: Modules that helpers/ may import although pyproject.toml names only the package that brings them along.
 COMES_WITH = {
     "botocore": "boto3",
+    "cloudpickle": "distributed",
     "cryptography": "pyjwt",
+    "dask": "distributed",
     "flask-cors": "moto",
+    "fsspec": "s3fs",
     "ipython": "ipykernel",
+    "jsonschema": "pystac",
     "jupyter-client": "ipykernel",
     "jupyter-core": "ipykernel",
     "lxml": "destinelab",
     "nbformat": "nbclient",
+    "netcdf4": "eopf",
     "pydantic": "pydantic-settings",
+    "pyproj": "eopf",
+    "referencing": "pystac",
+    "shapely": "eopf",
     "traitlets": "ipykernel",
     "urllib3": "requests",
+    "uvicorn": "prefect",
     "werkzeug": "flask",
 }
 

@@ -1,5 +1,6 @@
 """SAFE products: archives that are not trusted, manifests that are believed only as far as the files agree."""
 
+import gzip
 import hashlib
 import io
 import random
@@ -8,7 +9,9 @@ import stat
 import struct
 import subprocess
 import sys
+import tarfile
 import time
+import tracemalloc
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +22,12 @@ import pytest
 
 from helpers import safe
 from helpers.errors import Rejected
-from helpers.sandbox.products import granule_footprint
-from helpers.sandbox.safe_products import safe_zip
+from helpers.sandbox.safe_products import product_footprint, safe_archive
 
 GRD = "S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201_043ED0_8255"
 L1C = "S2A_MSIL1C_20210713T032051_N0301_R032_T48LWP_20210713T054224"
 L2A = "S2A_MSIL2A_20210713T032051_N0301_R032_T48LWP_20210713T054224"
+EFR = "S3A_OL_1_EFR____20210820T103153_20210820T103453_20210820T124206_0179_075_222_2160_LN1_O_NR_002"
 GOOD = {"X.SAFE/manifest.safe": b"<x/>", "X.SAFE/a/b.txt": b"b" * 1000, "X.SAFE/c": b"c"}
 
 
@@ -37,6 +40,22 @@ def zipped(members: dict[str, bytes] | list[tuple[str, bytes]], method: int = zi
             info.filename = name  # given to ZipInfo itself, it would be made harmless
             archive.writestr(info, content, method)
     return buffer.getvalue()
+
+
+def tarred(members: dict[str, bytes] | list[tuple[str | tarfile.TarInfo, bytes]], mode: str = "w") -> bytes:
+    """A tar file with these members, whatever their names; compressed if ``mode`` is "w:gz"."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = info.size or len(content)
+            archive.addfile(info, io.BytesIO(content + bytes(info.size - len(content))))
+    return buffer.getvalue()
+
+
+def packed(members: dict[str, bytes] | list[tuple[str, bytes]], name: str) -> bytes:
+    """An archive of the kind that ``name`` tells."""
+    return zipped(members) if name.endswith(".zip") else tarred(members, "w" if name.endswith(".tar") else "w:gz")
 
 
 def declared(content: bytes, size: int) -> bytes:
@@ -58,7 +77,7 @@ def archive(tmp_path):
     def write(content: bytes | dict[str, bytes], name: str = "x.zip") -> Path:
         path = tmp_path / "in" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else zipped(content))
+        path.write_bytes(content if isinstance(content, bytes) else packed(content, name))
         return path
 
     return write
@@ -230,30 +249,20 @@ def test_two_at_once_unpack_once(archive, folder):
 # --- archives that are not to be unpacked ---
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../x",
-        "../../x",
-        "X.SAFE/../../x",
-        "X.SAFE/..",
-        "..",
-        "/x",
-        "//x",
-        "/",
-        ".",
-        "./",
-        "C:/x",
-        "C:x",
-        "..\\x",
-        "\\x",
-        "X.SAFE\\..\\..\\x",
-        "\\\\host\\share\\x",
-    ],
-)
-def test_what_would_be_written_outside_is_refused(archive, folder, name):
-    said = refused(archive(GOOD | {name: b"outside"}), folder)
-    assert said == f"x.zip was not unpacked (1 problem):\n  - {name!r} would be written outside of the folder"
+OUTSIDE = ["../x", "../../x", "X.SAFE/../../x", "X.SAFE/..", "..", "/x", "//x", "C:/x", "C:x"]
+OUTSIDE += ["..\\x", "\\x", "X.SAFE\\..\\..\\x", "\\\\host\\share\\x"]
+
+
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tgz"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_would_be_written_outside_is_refused(archive, folder, name, kind):
+    said = refused(archive(GOOD | {name: b"outside"}, kind), folder)
+    assert said == f"{kind} was not unpacked (1 problem):\n  - {name!r} would be written outside of the folder"
+
+
+@pytest.mark.parametrize("name", ["/", ".", "./"])
+def test_what_has_no_name_is_refused(archive, folder, name):
+    assert f"{name!r} would be written outside" in refused(archive(GOOD | {name: b"outside"}), folder)
 
 
 def test_a_name_that_ends_before_its_end_is_refused(archive, folder):
@@ -270,6 +279,7 @@ def test_links_are_refused(archive, folder, to):
     assert "'X.SAFE/link' is a link" in refused(archive(buffer.getvalue()), folder)
 
 
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar"])
 @pytest.mark.parametrize(
     "names",
     [
@@ -281,25 +291,41 @@ def test_links_are_refused(archive, folder, to):
         ("X.SAFE/\xe4", "X.SAFE/a\u0308"),
     ],
 )
-def test_two_members_of_one_name_are_refused(archive, folder, names):
+def test_two_members_of_one_name_are_refused(archive, folder, names, kind):
     first, second = names
-    said = refused(archive(zipped([(first, b"1"), (second, b"2")])), folder)
+    said = refused(archive(packed([(first, b"1"), (second, b"2")], kind), kind), folder)
     assert f"{first!r} is there twice" in said and f"{second!r} is there twice" in said
 
 
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar"])
 @pytest.mark.parametrize("names", [("X.SAFE/a", "X.SAFE/a/b"), ("X.SAFE/a", "X.SAFE/A/"), ("X.SAFE/a/b/c", "X.SAFE/a")])
-def test_what_is_a_file_and_a_folder_is_refused(archive, folder, names):
-    said = refused(archive(dict.fromkeys(names, b"")), folder)
-    assert "is a file and a folder" in said
+def test_what_is_a_file_and_a_folder_is_refused(archive, folder, names, kind):
+    folders = [
+        (member(name.rstrip("/"), tarfile.DIRTYPE), b"") if name.endswith("/") else (name, b"") for name in names
+    ]
+    content = zipped(dict.fromkeys(names, b"")) if kind == "x.zip" else tarred(folders)
+    assert "is a file and a folder" in refused(archive(content, kind), folder)
 
 
-def test_all_problems_come_at_once(archive, folder):
-    said = refused(archive({"../x": b"", "/y": b"", "X/a": b"", "X/A": b"", "X/b\0": b""}), folder)
-    assert said.startswith("x.zip was not unpacked (5 problems):")
+@pytest.mark.parametrize("kind", ["x.zip", "x.tgz"])
+def test_all_problems_come_at_once(archive, folder, kind):
+    names = ["../x", "/y", "X/a", "X/A", "..\\z"]
+    assert refused(archive(dict.fromkeys(names, b""), kind), folder).startswith(
+        f"{kind} was not unpacked (5 problems):"
+    )
 
 
-def test_an_empty_archive_is_refused(archive, folder):
-    assert "it is empty" in refused(archive({}), folder)
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tgz"])
+def test_an_empty_archive_is_refused(archive, folder, kind):
+    assert "it is empty" in refused(archive({}, kind), folder)
+
+
+def test_nothing_has_that_many_files(archive, folder, monkeypatch):
+    monkeypatch.setattr(safe, "MOST", 2)
+    for kind in ("x.zip", "x.tgz"):
+        assert "it has more than 2 members: no product has" in refused(archive(GOOD, kind), folder)
+        with pytest.raises(Rejected, match="more than 2 members"):
+            safe.check_archive(archive(GOOD, kind))
 
 
 def test_a_size_that_cannot_be_is_refused(archive, folder):
@@ -404,38 +430,217 @@ def test_damaged_anyhow_it_is_whole_or_refused(archive, folder, seed):
     assert list(folder.parent.iterdir()) == [folder]
 
 
+# --- tar files ---
+
+TARS = [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz"), ("X.TAR.GZ", "w:gz")]
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, to: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, to
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(name, True) for name, _ in TARS]
+    + [("a.zip", True), ("a.SAFE.ZIP", True), ("a.SAFE", False), ("a.nc", False), ("tar", False), ("a.gz", False)],
+)
+def test_archives_are_known_by_their_names(name, expected):
+    assert safe.is_archive(name) is expected
+
+
+@pytest.mark.parametrize(("name", "mode"), TARS)
+def test_a_tar_file_is_checked_and_unpacked_like_a_zip_file(archive, folder, name, mode):
+    path = archive(tarred(GOOD, mode), name)
+    safe.check_archive(path)
+    assert [safe.unpack(path, folder) for _ in range(2)] == [folder / "X.SAFE"] * 2
+    assert tree(folder) == GOOD
+    assert [found.name for found in folder.iterdir()] == ["X.SAFE"]
+
+
+def test_an_unfinished_download_is_checked_as_what_it_will_be(archive):
+    safe.check_archive(archive(tarred(GOOD, "w:gz"), "x.tar.gz.part"))
+    with pytest.raises(Rejected, match="not a whole tar file"):
+        safe.check_archive(archive(zipped(GOOD), "x.tgz.part"))
+
+
+def test_compressed_or_not_is_seen_and_not_believed(archive, folder):
+    assert safe.unpack(archive(tarred(GOOD, "w:gz"), "x.tar"), folder / "1").name == "X.SAFE"
+    assert safe.unpack(archive(tarred(GOOD), "x.tgz"), folder / "2").name == "X.SAFE"
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_tar_keeps_long_and_foreign_names(archive, folder, form, monkeypatch):
+    monkeypatch.setattr(tarfile.TarFile, "format", form)
+    long = {f"X.SAFE/{'g' * 60}/{'h' * 70}/größe.jp2": b"1"}
+    safe.unpack(archive(tarred(GOOD | long), "x.tar"), folder)
+    assert tree(folder) == GOOD | long
+
+
+@pytest.mark.parametrize("what", [".", "X.SAFE"])
+def test_what_the_tar_program_makes_is_unpacked(tmp_path, folder, what):
+    source = tmp_path / "source"
+    for name, content in GOOD.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(content)
+    subprocess.run(["tar", "-czf", str(tmp_path / "x.tgz"), "-C", str(source), what], check=True)
+    assert safe.unpack(tmp_path / "x.tgz", folder) == folder / "X.SAFE"
+    assert tree(folder) == GOOD
+
+
+def test_a_tar_file_without_one_folder_at_its_root_gets_one(archive, folder):
+    root = safe.unpack(archive({"a": b"1", "b/c": b"2"}, "S1A_x.SAFE.tar.gz"), folder)
+    assert root == folder / "S1A_x.SAFE" and tree(root) == {"a": b"1", "b/c": b"2"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("to", ["../../x", "X.SAFE/c", "/etc/passwd"])
+def test_links_in_a_tar_file_are_refused(archive, folder, kind, to):
+    members = [*GOOD.items(), (member("X.SAFE/link", kind, to=to), b"")]
+    assert "'X.SAFE/link' is a link" in refused(archive(tarred(members), "x.tar"), folder)
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE])
+def test_what_is_no_file_is_refused(archive, folder, kind):
+    members = [*GOOD.items(), (member("X.SAFE/null", kind), b"")]
+    assert "'X.SAFE/null' is a special file" in refused(archive(tarred(members), "x.tar"), folder)
+
+
+def test_nobody_gets_more_rights_from_a_tar_file(archive, folder):
+    info = member("X.SAFE/run")
+    info.mode, info.uid, info.uname = 0o6777, 0, "root"
+    safe.unpack(archive(tarred([(info, b"#!/bin/sh")]), "x.tar"), folder)
+    assert (folder / "X.SAFE/run").stat().st_mode & 0o7022 == 0
+
+
+def test_a_tar_bomb_is_not_even_decompressed(archive, folder):
+    large = member("X.SAFE/zeros", size=1 << 40)
+    path = archive(tarfile_begin(large), "x.tgz")
+    said = "it would unpack to 1,099,511,627,776 bytes; from its size no more than 1,073,741,824 are believable"
+    assert said in refused(path, folder)
+    with pytest.raises(Rejected, match="it would unpack to"):
+        safe.check_archive(path)
+
+
+@pytest.mark.parametrize("size", [-512, -1024, -(1 << 40)])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_member_that_leads_back_is_refused(archive, folder, size, kind):
+    header = bytearray(member("X.SAFE/back", kind).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size.to_bytes(12, signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content = tarred(GOOD)[: 512 * 7] + bytes(header) + tarred({"X.SAFE/z": b""})
+    assert "not a whole tar file" in refused(archive(content, "x.tar"), folder)
+
+
+def tarfile_begin(info: tarfile.TarInfo) -> bytes:
+    """The header of one member, and less content than it tells; compressed."""
+    return gzip.compress(info.tobuf() + bytes(1 << 20))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_a_name_of_a_gigabyte_is_not_held_in_memory(archive, folder, kind, pack):
+    content = pack(member("././@Long", kind, size=1 << 30).tobuf() + bytes(1 << 20))
+    tracemalloc.start()
+    said = refused(archive(content, "x.tar"), folder)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "not a whole tar file (a header of 1,073,741,824 bytes)" in said and most < 50 << 20
+
+
+def test_a_tar_file_that_goes_on_after_its_end_is_refused(archive, folder):
+    assert "not a whole tar file (damaged at" in refused(archive(tarred(GOOD) + b"more", "x.tar"), folder)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_truncated_tar_file_leaves_nothing(archive, folder, mode):
+    content = tarred(GOOD, mode)
+    whole = len(content) if mode == "w:gz" else content.rindex(b"c") + 512  # then come zeros
+    for end in range(0, whole, 20):
+        assert "not a whole tar file" in refused(archive(content[:end], "x.tar"), folder)
+        with pytest.raises(Rejected, match="not a whole tar file"):
+            safe.check_archive(archive(content[:end], "x.tar"))
+
+
+@pytest.mark.parametrize("at", [0, 100, 120, 156])
+def test_a_damaged_header_is_not_taken_for_the_end(archive, folder, at):
+    content = tarred(GOOD)
+    damaged = flipped(content, content.index(b"X.SAFE/c") + at)
+    assert "not a whole tar file" in refused(archive(damaged, "x.tar"), folder)
+
+
+def test_damage_anywhere_in_a_compressed_tar_file_is_found(archive, folder):
+    content = tarred(GOOD | {"X.SAFE/z": random.Random(1).randbytes(3000)}, "w:gz")
+    for at in range(10, len(content), 97):
+        path = archive(flipped(content, at), "x.tgz")
+        assert "not a whole tar file" in refused(path, folder)
+        with pytest.raises(Rejected, match="not a whole tar file"):
+            safe.check_archive(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tar_file_damaged_anyhow_is_whole_or_refused(archive, folder, seed):
+    rng, outcomes = random.Random(seed), []
+    whole = tarred(GOOD | {f"X.SAFE/{'d' * 150}": rng.randbytes(300)})
+    headers = [n for n in range(0, len(whole), 512) if whole[n + 257 : n + 262] == b"ustar"]
+    for n in range(150):
+        content = bytearray(whole)
+        at = rng.choice([rng.randrange(len(content)), rng.choice(headers) + rng.randrange(512)])
+        content[at : at + 4] = rng.choice([b"\xff" * 4, bytes(4), rng.randbytes(4), b"7777"])
+        if rng.random() < 0.5:  # and a checksum that fits
+            start = at // 512 * 512
+            content[start + 148 : start + 156] = b" " * 8
+            content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+        try:
+            root = safe.unpack(archive(bytes(content), "x.tar"), folder / str(n))
+            outcomes.append(True)
+            assert [path.name for path in root.parent.iterdir()] == [root.name]
+        except Rejected:
+            outcomes.append(False)
+            assert tree(folder / str(n)) == {}
+    assert set(outcomes) == {True, False}
+    assert {path.name for path in folder.parents[1].iterdir()} == {"in", "above"}
+
+
 # --- products ---
 
 
 @pytest.fixture(scope="module")
 def products(tmp_path_factory) -> dict[str, Path]:
     """The sandbox's products, unpacked. Not to be changed."""
-    folder = tmp_path_factory.mktemp("products")
-    for name in (GRD, L1C, L2A):
-        (folder / f"{name}.zip").write_bytes(safe_zip(name, 60))
-    return {name: safe.unpack(folder / f"{name}.zip", folder) for name in (GRD, L1C, L2A)}
+    folder, roots = tmp_path_factory.mktemp("products"), {}
+    for name, suffix in ((GRD, ".zip"), (L1C, ".tar"), (L2A, ".tgz"), (EFR, ".tar.gz")):
+        (folder / f"{name}{suffix}").write_bytes(safe_archive(name, 60, suffix))
+        roots[name] = safe.unpack(folder / f"{name}{suffix}", folder)
+    return roots
 
 
-@pytest.mark.parametrize("name", [GRD, L1C, L2A])
+@pytest.mark.parametrize("name", [GRD, L1C, L2A, EFR])
 def test_a_product_agrees_with_its_manifest(products, name):
     root = products[name]
-    assert root.name == f"{name}.SAFE" and safe.is_product(root) and safe.root_of(root) == root
+    assert (
+        root.name == f"{name}.{'SEN3' if name == EFR else 'SAFE'}"
+        and safe.is_product(root)
+        and safe.root_of(root) == root
+    )
     listed = {one.path for one in safe.members(root)}
     assert listed <= set(tree(root)) and len(listed) >= 10
     assert all(one.checksum and one.size > 0 for one in safe.members(root))
     assert safe.verify(root) == []
 
 
-@pytest.mark.parametrize("name", [GRD, L1C, L2A])
+@pytest.mark.parametrize("name", [GRD, L1C, L2A, EFR])
 def test_a_product_lies_where_its_name_says(products, name):
     place = safe.footprint(products[name])
-    (ring,), (wanted,) = place["coordinates"], granule_footprint(name)["coordinates"]
+    (ring,), (wanted,) = place["coordinates"], product_footprint(name)["coordinates"]
     assert place["type"] == "Polygon" and ring[0] == ring[-1]
     for axis in (0, 1):
         for end in (min, max):
             found, expected = (end(point[axis] for point in corners) for corners in (ring, wanted))
             assert found == pytest.approx(expected, abs=0.2)
-    if name != GRD:  # tile 48LWP is in Indonesia's sea
+    if name.startswith("S2"):  # tile 48LWP is in Indonesia's sea
         assert all(104.9 < lon < 106.1 and -11.1 < lat < -9.9 for lon, lat in ring)
 
 
@@ -445,6 +650,17 @@ def test_a_product_lies_where_its_name_says(products, name):
 )
 def test_a_product_has_a_picture(products, name, picture):
     assert safe.picture(products[name]) in products[name].glob(picture)
+
+
+def test_a_product_without_such_a_picture_has_none(products):
+    assert safe.picture(products[EFR]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "short"), [(GRD, GRD[:32]), (L2A, "S2A_MSIL2A_20210713T032051_T48LWP"), (EFR, EFR[:31])]
+)
+def test_short_names_tell_products_apart(name, short):
+    assert safe.short_name(name) == short
 
 
 def test_the_contents_are_counted_by_kind(products):

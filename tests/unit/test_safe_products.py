@@ -6,8 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -20,12 +20,15 @@ from PIL import Image
 from rasterio.io import MemoryFile
 from rasterio.warp import transform_bounds
 
+from helpers import safe
 from helpers.sandbox.products import granule_footprint
-from helpers.sandbox.safe_products import safe_files, safe_zip
+from helpers.sandbox.safe_products import product_footprint, safe_archive, safe_files, safe_zip, write_safe
 
 GRD = "S1A_IW_GRDH_1SDV_20230910T054256_20230910T054321_050261_060CD9_BF21"
 L1C = "S2A_MSIL1C_20230910T050701_N0509_R019_T47VLH_20230910T074321"
 L2A = "S2A_MSIL2A_20230910T050701_N0509_R019_T47VLH_20230910T094321"
+EFR = "S3A_OL_1_EFR____20230910T050701_20230910T051001_20230910T074321_0179_103_090_1980_PS1_O_NR_003"
+ERR = "S3B_OL_1_ERR____20210902T054142_20210902T062554_20210903T103126_2652_056_262______LN1_O_NT_002"
 MORE = [
     "S1C_IW_GRDH_1SSH_20250910T174256_20250910T174325_004261_060CD9_0000",
     "S1A_IW_GRDH_1SDH_20230910T235950_20230911T000015_050272_0A1B2C_BF21",
@@ -90,42 +93,109 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 # the archive
 
 
-@pytest.mark.parametrize("name", [GRD, L1C, L2A])
+@pytest.mark.parametrize("name", [GRD, L1C, L2A, EFR])
 def test_the_zip_holds_one_folder_named_like_the_product_with_its_files(name: str):
-    archive = zipfile.ZipFile(io.BytesIO(safe_zip(name + ".SAFE", 60)))
+    root = name + (".SEN3" if name == EFR else ".SAFE")
+    archive = zipfile.ZipFile(io.BytesIO(safe_zip(root, 60)))
     assert archive.testzip() is None
     assert {m.date_time for m in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    content = {m.removeprefix(f"{name}.SAFE/"): archive.read(m) for m in archive.namelist()}
+    content = {m.removeprefix(f"{root}/"): archive.read(m) for m in archive.namelist()}
     assert content == files(name, 60)
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz"])
+def test_the_tar_file_holds_the_same(suffix: str):
+    content = safe_archive(EFR, 60, suffix)
+    assert (content[:2] == b"\x1f\x8b") == (suffix != ".tar")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        found = {m.name: archive.extractfile(m).read() for m in archive}
+        assert {(m.mtime, m.uid, m.uname) for m in archive} == {(0, 0, "")}
+    assert found == {f"{EFR}.SEN3/{path}": body for path, body in files(EFR, 60).items()}
+
+
+def test_other_archives_are_not_made():
+    with pytest.raises(ValueError, match=r"'\.rar': archives are \.zip, \.tar, \.tar\.gz or \.tgz"):
+        safe_archive(GRD, 60, ".rar")
+
+
 def test_another_process_makes_the_same_bytes():
-    code = "import hashlib; from helpers.sandbox.safe_products import safe_zip as z"
-    code += f"; print(*(hashlib.sha256(z(name, 60)).hexdigest() for name in {[GRD, L2A]}))"
+    code = "import hashlib; from helpers.sandbox.safe_products import safe_archive as a"
+    code += f"; print(*(hashlib.sha256(a(name, 60, '.tgz')).hexdigest() for name in {[GRD, L2A, EFR]}))"
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == [hashlib.sha256(safe_zip(name, 60)).hexdigest() for name in (GRD, L2A)]
+    assert done.stdout.split() == [
+        hashlib.sha256(safe_archive(name, 60, ".tgz")).hexdigest() for name in (GRD, L2A, EFR)
+    ]
 
 
-@pytest.mark.parametrize("name", [GRD, L1C, L2A])
+@pytest.mark.parametrize("name", [GRD, L1C, L2A, EFR])
 def test_a_product_of_usual_size_is_small(name: str):
     assert 0.4e6 < len(safe_zip(name)) < 3e6
+
+
+@pytest.mark.parametrize("name", [GRD, L1C, EFR])
+def test_a_product_on_the_disk_has_the_same_files(tmp_path: Path, name: str):
+    root = write_safe(tmp_path / "new", name, 60)
+    assert root.name == name + (".SEN3" if name == EFR else ".SAFE")
+    assert {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()} == files(name, 60)
+    assert safe.verify(root) == [] and list(root.parent.iterdir()) == [root]
+    with pytest.raises(FileExistsError, match="is there already"):
+        write_safe(tmp_path / "new", name, 60)
+
+
+def test_a_product_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("helpers.sandbox.safe_sentinel1._quicklook", lambda picture: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_safe(tmp_path, GRD, 60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_pictures_are_made_in_strips_and_show_no_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same product in one piece and in strips of 50 rows; Sentinel-1 has other speckle then."""
+
+    def product(folder: str, name: str) -> Path:
+        return write_safe(tmp_path / folder, name, 240)
+
+    whole = {name: product("whole", name) for name in (GRD, L1C, EFR)}
+    for module in ("safe_sentinel1", "safe_sentinel2", "safe_sentinel3"):
+        monkeypatch.setattr(
+            f"helpers.sandbox.{module}.strips", lambda height: [(n, min(n + 50, height)) for n in range(0, height, 50)]
+        )
+    strips = {name: product("strips", name) for name in (GRD, L1C, EFR)}
+    assert safe.verify(strips[EFR]) == safe.verify(strips[L1C]) == safe.verify(strips[GRD]) == []
+    assert sorted(p.name for p in strips[GRD].rglob("*")) == sorted(p.name for p in whole[GRD].rglob("*"))
+    for name, pattern in ((L1C, "GRANULE/*/*/*.jp2"), (EFR, "*.nc")):
+        for path in whole[name].glob(pattern):
+            assert path.read_bytes() == (strips[name] / path.relative_to(whole[name])).read_bytes(), path.name
+    images = [open_raster("x", next(p[GRD].glob("measurement/*-vv-*")).read_bytes())[1][0] for p in (whole, strips)]
+    now, then = (np.log(image.astype(float)) for image in images)
+    assert correlation(now, then) > 0.8
+    jumps = np.abs(np.diff(then, axis=0)).mean(axis=1)
+    assert jumps[49::50].mean() < 1.5 * jumps.mean()
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "",
-        "S1A_IW_SLC__1SDV_20230910T054256_20230910T054321_050261_060CD9_BF21",
+        "S1A_IW_RAW__0SDV_20230910T054256_20230910T054321_050261_060CD9_BF21",
         "S1A_EW_GRDM_1SDH_20230910T054256_20230910T054321_050261_060CD9_BF21",
         "S2A_MSIL1C_20230910T050701_N0509_R019_T61VLH_20230910T074321",  # there are 60 zones
-        "S3A_OL_1_EFR____20230910T050701_20230910T050901_20230910T074321_0179_103_090_1980_PS1_O_NR_003.SEN3",
+        EFR.replace("OL_1_EFR", "OL_2_LFR"),
         L1C + "/../x",
     ],
 )
 def test_a_name_that_is_no_known_product_is_refused_with_the_kinds_there_are(name: str):
-    with pytest.raises(ValueError, match=r"Sentinel-1 IW GRDH .* Sentinel-2 L1C and L2A"):
-        safe_files(name)
+    for make in (safe_files, product_footprint):
+        with pytest.raises(ValueError, match=r"Sentinel-1 IW GRDH .* Sentinel-2 L1C and L2A .* Sentinel-3 OLCI L1"):
+            make(name)
+
+
+def test_slc_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"; SLC is not made: even a small one .* takes EOPF minutes$"):
+        safe_files(GRD.replace("GRDH", "SLC_"))
+    with pytest.raises(ValueError, match=r"by their full names$"):
+        safe_files(GRD.replace("GRDH", "GRDX"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +204,8 @@ def test_a_name_that_is_no_known_product_is_refused_with_the_kinds_there_are(nam
         (L1C.replace("20230910T050701", "20230931T050701"), "impossible time"),
         (GRD.replace("T054321", "T055321"), "within a minute"),
         (GRD.replace("T054321", "T054256"), "after it begins"),
+        (EFR.replace("T051001", "T071001"), "within an hour"),
+        (EFR.replace("T051001", "T050701"), "after it begins"),
     ],
 )
 def test_impossible_times_are_refused(name: str, problem: str):
@@ -141,7 +213,7 @@ def test_impossible_times_are_refused(name: str, problem: str):
         safe_files(name)
 
 
-@pytest.mark.parametrize(("name", "pixels"), [(L1C, 100), (L1C, 54), (GRD, 10)])
+@pytest.mark.parametrize(("name", "pixels"), [(L1C, 100), (L1C, 54), (GRD, 10), (EFR, 59)])
 def test_sizes_that_do_not_fit_are_refused(name: str, pixels: int):
     with pytest.raises(ValueError, match=f"pixels={pixels}"):
         safe_files(name, pixels)
@@ -150,19 +222,20 @@ def test_sizes_that_do_not_fit_are_refused(name: str, pixels: int):
 # what every product has
 
 
-@pytest.mark.parametrize("name", [GRD, L1C, L2A, *MORE])
+@pytest.mark.parametrize("name", [GRD, L1C, L2A, EFR, ERR, *MORE])
 def test_the_manifest_lists_every_file_with_its_size_and_checksum(name: str):
     listed, ids = {}, []
-    algorithm, digest = ("MD5", hashlib.md5) if name.startswith("S1") else ("SHA3-256", hashlib.sha3_256)
-    for item in xml(name, "manifest.safe").iterfind(".//dataObject"):
+    manifest = "xfdumanifest.xml" if name.startswith("S3") else "manifest.safe"
+    algorithm, digest = ("SHA3-256", hashlib.sha3_256) if name.startswith("S2") else ("MD5", hashlib.md5)
+    for item in xml(name, manifest).iterfind(".//dataObject"):
         stream = item.find("byteStream")
         path = stream.find("fileLocation").get("href").removeprefix("./")
         assert stream.find("checksum").get("checksumName") == algorithm
         listed[path] = int(stream.get("size")), stream.findtext("checksum")
         ids.append(item.get("ID"))
-    content = {path: body for path, body in files(name).items() if path != "manifest.safe"}
+    content = {path: body for path, body in files(name).items() if path != manifest}
     assert listed == {path: (len(body), digest(body).hexdigest()) for path, body in content.items()}
-    pointers = {p.get("dataObjectID") for p in xml(name, "manifest.safe").iter("dataObjectPointer")}
+    pointers = {p.get("dataObjectID") for p in xml(name, manifest).iter("dataObjectPointer")}
     assert len(ids) == len(set(ids)) and set(ids) == pointers
 
 
@@ -500,45 +573,3 @@ def test_annotations_fit_the_schema_that_comes_along():
             rules.assertValid(etree.fromstring(one(GRD, pattern.format(side))))
         broken = etree.fromstring(one(GRD, pattern.format("vv")).replace(b"<imageNumber>001<", b"<imageNumber>one<"))
         assert not rules.validate(broken)
-
-
-# the converter
-
-
-@pytest.fixture
-def converted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator:
-    eopf = pytest.importorskip("eopf")
-    xarray = pytest.importorskip("xarray")
-    root = unpacked(request.param, tmp_path)
-    target = str(tmp_path / "out.zarr")
-    eopf.write_datatree(eopf.open_datatree(str(root)), target, engine="cpm_zarr", encoding={})
-    with xarray.open_datatree(target, engine="zarr", mask_and_scale=False) as tree:
-        yield tree
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("converted", [L1C, L2A], indirect=True, ids=["L1C", "L2A"])
-def test_eopf_converts_sentinel2_with_every_number(converted):
-    name = L2A if "probability" in converted["quality"] else L1C
-    compared = 0
-    for path, body in files(name).items():
-        found = re.search(r"_(B\d[\dA]|AOT|WVP|SCL)(?:_(\d0)m)?\.jp2$", path)
-        if not found or "QI_DATA" in path:
-            continue
-        _, image = open_raster(path, body)
-        band, size = found[1].lower(), {240: "r10m", 120: "r20m", 40: "r60m"}[image.shape[1]]
-        group = {"aot": "quality/atmosphere", "wvp": "quality/atmosphere", "scl": "conditions/mask/l2a_classification"}
-        array = converted[f"{group.get(band, 'measurements/reflectance')}/{size}/{band}"]
-        assert (array.values == image[0]).all(), path
-        compared += 1
-    assert compared == {L1C: 13, L2A: 33}[name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("converted", [GRD], indirect=True, ids=["GRD"])
-def test_eopf_converts_sentinel1_with_every_number(converted):
-    (product,) = converted.children.values()
-    slices = [band.values for band in product["measurements/grd"]]  # eopf 3.0.0 swaps the labels of VV and VH
-    images = [open_raster("x.tiff", one(GRD, f"measurement/*-{side}-*"))[1][0] for side in ("vh", "vv")]
-    assert all((band == image).all() for band, image in zip(slices, images, strict=True))
-    assert product["conditions/gcp/latitude"].shape == (2, 10, 21)

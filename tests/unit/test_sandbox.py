@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from botocore.config import Config
 
 from helpers import objectstore
 from helpers import settings as room
-from helpers.sandbox import SERVICES, Deployment, Sandbox, faults
+from helpers.sandbox import SERVICES, Deployment, Sandbox, dpr, faults
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.products import Product
 
@@ -595,6 +596,8 @@ requests.get(first.url("hyp3") + "/costs", timeout=10).raise_for_status()
 elapsed = time.monotonic() - began
 assert sandbox.start() is first and settings.in_process_sandbox()
 assert all(first.url(name).startswith("http://127.0.0.1:") for name in sandbox.SERVICES)
+import sys
+assert not {"distributed", "eopf", "pystac", "shapely", "prefect"} & set(sys.modules)  # nobody should wait for them
 print(elapsed)
 """
 
@@ -646,6 +649,50 @@ def test_it_is_ready_within_two_seconds(tmp_path):
     code, out, err = ended(python("-c", READY, state_dir=tmp_path))
     assert code == 0, err
     assert float(out) < 6  # less than 2 on an idle machine; this one may be busy with other tests
+
+
+CONVERTING = """
+import os, time
+from helpers.sandbox import Sandbox
+sandbox = Sandbox().start()
+workers = sandbox.dpr.client().run(os.getpid).values()
+print(sandbox.cluster._process.pid, *workers, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_cluster_of_the_conversions_ends_with_a_sandbox_that_is_killed(tmp_path):
+    process = python("-c", CONVERTING, state_dir=tmp_path)
+    try:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(pids) == 2  # scheduler and worker
+    until = time.monotonic() + 10
+    while alive := [pid for pid in pids if psutil.pid_exists(pid)]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
+
+
+def test_a_cluster_that_does_not_start_says_why(monkeypatch, tmp_path):
+    (tmp_path / "distributed.py").write_text("raise ImportError('broken here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="ImportError: broken here"):
+        dpr.Cluster().address()
+
+
+def test_the_cluster_of_the_conversions_stays_over_a_reset_and_stops_with_the_sandbox(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a cluster that is killed cannot tidy up
+    with Sandbox(deployment=Deployment(content_bucket="another-contentbucket")) as sandbox:
+        assert sandbox.cluster._process is None  # nobody has asked
+        address, process = sandbox.cluster.address(), sandbox.cluster._process
+        control(sandbox, "/reset")
+        assert sandbox.cluster.address() == address and process.poll() is None
+        process.kill()
+        process.wait()
+        assert sandbox.dpr.client().submit(sum, [1, 2]).result(30) == 3  # another one
+    assert sandbox.cluster._process is None
 
 
 def test_the_shared_sandbox_says_how_to_use_it_and_notes_where_it_is(shared):
