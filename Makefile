@@ -17,6 +17,7 @@ help:  ## list the targets
 demo: setup  ## run all recipes offline, against the sandbox; the executed notebooks go to outputs/demo
 	$(BIN)/python -m helpers run $(wildcard notebooks/[12]_*.ipynb) --jobs 2 -o outputs/demo
 	$(BIN)/python -m helpers run $(wildcard notebooks/[34]_*.ipynb) -p dry_run false --jobs 2 -o outputs/demo
+	$(BIN)/python -m helpers run $(wildcard notebooks/5_*.ipynb) -o outputs/demo
 
 test: setup  ## run all tests, offline
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -27,10 +28,11 @@ lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 check: setup  ## say what is here, what is configured and what is missing
 	$(BIN)/python -m helpers check
 
-bench: setup  ## time notebooks, downloads and archiving beside their peers; figures go to outputs/benchmarks
+bench: setup  ## time notebooks, downloads, archiving and converting beside their peers; figures go to outputs/benchmarks
 	$(BIN)/python benchmarks/notebooks.py
 	$(BIN)/python benchmarks/downloads.py
 	$(BIN)/python benchmarks/archive.py
+	$(BIN)/python benchmarks/conversion.py
 
 lint: setup  ## check style, and that the notebooks are clean
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \

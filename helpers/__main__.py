@@ -89,8 +89,15 @@ def _clean_hook(settings: Settings, state: RunState) -> str:
     return f"withdrawn: {gone['cancelled']} orders; deleted: {gone['files']} files, {gone['objects']} objects"
 
 
+def _clean_conversion(settings: Settings, state: RunState) -> str:
+    from . import conversion
+
+    gone = conversion.clean_up(state, settings)
+    return f"deleted: {gone['items']} catalogue items, {gone['objects']} objects, {gone['files']} files"
+
+
 #: What cleans up after a run, by the recipe that it was a run of.
-CLEANERS = {"hyp3": _clean_hyp3, "hook": _clean_hook}
+CLEANERS = {"hyp3": _clean_hyp3, "hook": _clean_hook, "conversion": _clean_conversion}
 
 
 def sandbox(argv: list[str]) -> int:
@@ -272,9 +279,10 @@ def _backend() -> list[Row]:
 def _recipes(settings: Settings) -> list[Row]:
     """Which recipes have what they need to run live. Nobody needs all; with none, something required is missing."""
     recipes = {
-        "Recipe 1, 3 (HyP3)": ("earthdata", "aws"),
-        "Recipe 2 (Hook)": ("destine",),
-        "Recipe 4 (to disk)": ("earthdata",),
+        "Notebooks 1, 3 (HyP3)": ("earthdata", "aws"),
+        "Notebook 2 (Hook)": ("destine",),
+        "Notebook 4 (to disk)": ("earthdata",),
+        "Notebook 5 (RS-PYTHON)": ("rs-python",),
     }
     found = {}
     for name, services in recipes.items():

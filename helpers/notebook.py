@@ -31,8 +31,11 @@ from .waiting import Change
 STATE_COLOURS = {
     **dict.fromkeys(("PENDING", "queued"), "#999999"),
     **dict.fromkeys(("RUNNING", "in_progress"), "#56B4E9"),
-    **dict.fromkeys(("SUCCEEDED", "completed"), "#009E73"),
+    **dict.fromkeys(("SUCCEEDED", "completed", "converted", "present"), "#009E73"),
     **dict.fromkeys(("FAILED", "failed"), "#D55E00"),
+    # the steps of a conversion
+    **{"look": "#999999", "stage": "#E69F00", "unpack": "#F0E442", "convert": "#56B4E9"},
+    **{"describe": "#0072B2", "publish": "#CC79A7", "clean up": "#999999"},
 }
 NOTHING_CHANGED = "Nothing changed its state while we looked."
 
@@ -87,9 +90,12 @@ def setup(
 
 def _backend(settings: Settings, needs: tuple[str, ...]) -> str:
     if settings.backend == "live":
-        return (
-            f"Talking to the LIVE service at {settings.hook_api_url if 'destine' in needs else settings.hyp3_api_url}"
-        )
+        urls = {
+            "destine": settings.hook_api_url,
+            "rs-python": settings.conversion_api_url or settings.rspy_host_staging,
+        }
+        url = next((urls[need] for need in needs if need in urls), settings.hyp3_api_url)
+        return f"Talking to the LIVE service at {url}"
     if settings_room.in_process_sandbox():
         return "Talking to the SANDBOX inside this notebook (simulated products); it is gone when the kernel stops."
     return (
@@ -209,17 +215,32 @@ def show_timeline(changes: list[Change]) -> None:
     axes = figure.subplots()
     for row, item in enumerate(items):
         own = [change for change in changes if change.item == item]
+        bars = []
         for change, following in zip(own, [*own[1:], None], strict=True):
             begin = (change.time - start).total_seconds()
             width = ((following.time if following else end) - change.time).total_seconds()
             colour = STATE_COLOURS.get(change.state, "#CC79A7")
             axes.barh(row, max(width, 0.01), left=begin, color=colour, height=0.55)
-            axes.text(begin, row - 0.42, f" {change.state.lower()}", va="center", fontsize=7)
+            bars.append((width if following else math.inf, begin, f" {change.state.lower()}"))
+        for begin, label in _without_overlap(bars, (end - start).total_seconds()):
+            axes.text(begin, row - 0.42, label, va="center", fontsize=7)
     axes.set(yticks=range(len(items)), yticklabels=items, xlabel="seconds since the first look")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     told = "; ".join(f"{c.item} {c.state.lower()} at {(c.time - start).total_seconds():.0f} s" for c in changes)
     show_figure(figure, f"Timeline: {told}")
+
+
+def _without_overlap(bars: list[tuple[float, float, str]], span: float) -> list[tuple[float, str]]:
+    """Begin and label of those bars (width, begin, label) whose labels find room; the widest go first."""
+    taken: list[tuple[float, float]] = []
+    placed = []
+    for _, begin, label in sorted(bars, key=lambda bar: -bar[0]):
+        there = begin + 0.013 * span * len(label)  # of a letter of that size in a figure of that width
+        if all(there <= left or begin >= right for left, right in taken):
+            taken.append((begin, there))
+            placed.append((begin, label))
+    return placed
 
 
 def show_map(rasters: dict[str, Path], title: str = "") -> None:

@@ -23,7 +23,19 @@ SEAL = {
     "no_proxy": "127.0.0.1,localhost",
 }
 #: Variables of the machine that would change what the tests see.
-FOREIGN = ("AWS_", "EARTHDATA_", "HYP3_", "RECIPES_", "DESP_", "DEDL_", "HOOK_", "RSPY_", "S3_", "PREFECT_", "JUPYTERHUB_")
+FOREIGN = (
+    "AWS_",
+    "EARTHDATA_",
+    "HYP3_",
+    "RECIPES_",
+    "DESP_",
+    "DEDL_",
+    "HOOK_",
+    "RSPY_",
+    "S3_",
+    "PREFECT_",
+    "JUPYTERHUB_",
+)
 FOREIGN += ("NETRC", "JPY_")
 
 

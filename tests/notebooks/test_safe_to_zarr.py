@@ -1,0 +1,151 @@
+"""Notebook 5 end to end, in real kernels: what is in the catalogue and the storage afterwards, what was asked for."""
+
+import re
+
+import nbformat
+import pytest
+import xarray as xr
+import yaml
+
+from helpers.conversion import here, prefect_server
+from helpers.conversion.comparing import compare, pairs
+from helpers.sandbox.safe_products import write_safe
+
+from ..conftest import NOTEBOOKS, PROJECT
+
+NAME = "5_safe_to_zarr.ipynb"
+PARAMETERS = NOTEBOOKS / "parameters"
+#: Requests that start work at the services, or change the catalogue.
+CHANGES = (("staging", "POST", ""), ("dpr", "POST", ""), ("catalog", "POST|PUT|DELETE", "items"))
+
+
+def parameters(name: str) -> dict:
+    return yaml.safe_load((PARAMETERS / f"convert_{name}.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory):
+    """One Prefect server for all runs of this module."""
+    from helpers.settings import Settings
+
+    server = prefect_server.ensure(Settings(_env_file=None, state_dir=tmp_path_factory.mktemp("prefect"))).ready()
+    yield {"PREFECT_API_URL": server.url}
+    server.stop()
+
+
+def published(sandbox, collection: str) -> dict[str, dict]:
+    return sandbox.catalog.items.get(f"sandboxuser_{collection}", {})
+
+
+def stored(s3_inside, prefix: str = "") -> list[str]:
+    pages = s3_inside.get_paginator("list_objects_v2").paginate(Bucket="rspy-products", Prefix=prefix)
+    return [o["Key"] for page in pages for o in page.get("Contents", [])]
+
+
+def changes(sandbox) -> list:
+    return [
+        request
+        for service, methods, path in CHANGES
+        for request in sandbox.traffic.received(service, path=path)
+        if re.fullmatch(methods, request.method) and "search" not in request.path
+    ]
+
+
+@pytest.fixture
+def storage(sandbox):
+    return sandbox._s3_client("rs-python")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mission", ["sentinel1", "sentinel2", "sentinel3"])
+def test_twice_makes_one_item_and_one_zarr_of_each(mission, sandbox, storage, run_notebook, prefect):
+    wanted = parameters(mission)
+    first = run_notebook(NAME, prefect, **wanted)
+    assert first.outcome == "ok", first.error
+    assert set(first.results["results"].values()) == {"converted"}
+    assert len(first.results["results"]) == len(wanted["inputs"])
+
+    items = published(sandbox, wanted["collection"])
+    addresses = {next(iter(item["assets"].values()))["href"] for item in items.values()}
+    assert addresses == set(first.results["zarr"].values())
+    sources = {link["href"] for item in items.values() for link in item["links"] if link["rel"] == "derived_from"}
+    assert sources == {f"{sandbox.url('station')}/{one}" for one in wanted["inputs"]}
+    assert published(sandbox, f"{wanted['collection']}-staging") == {}
+    folders = tuple(address.removeprefix("s3://rspy-products/") for address in addresses)
+    assert stored(storage) and all(key.startswith(folders) for key in stored(storage))
+    before = (items.copy(), sorted(stored(storage)))
+
+    sandbox.traffic.requests.clear()
+    again = run_notebook(NAME, prefect, **wanted)
+    assert again.outcome == "ok", again.error
+    assert set(again.results["results"].values()) == {"present"}
+    assert again.results["zarr"] == first.results["zarr"]
+    assert changes(sandbox) == []
+    assert (published(sandbox, wanted["collection"]), sorted(stored(storage))) == before
+
+
+@pytest.mark.slow
+def test_here_it_needs_no_service_at_all(sandbox, run_notebook, tmp_path):
+    """SAFE folders on this disk, such as notebook 2 leaves them; the numbers of the Zarr are those of the files."""
+    root = write_safe(tmp_path, "S2A_MSIL1C_20240815T100601_N0511_R022_T32TQR_20240815T135034", 120)
+    wanted = {"converter": "here", "inputs": [str(root)], "overviews": False}
+    first, again = (run_notebook(NAME, **wanted) for _ in range(2))
+    assert first.outcome == again.outcome == "ok", first.error or again.error
+    assert [list(run.results["results"].values()) for run in (first, again)] == [["converted"], ["present"]]
+    (place,) = first.results["zarr"].values()
+    tree = xr.open_datatree(place, engine="zarr", mask_and_scale=False)
+    compared = [compare(pair) for pair in pairs(tree, root)]
+    assert len(compared) == 13 and all(row["different"] == 0 for row in compared)
+    assert {request.service for request in sandbox.traffic.received()} == set()
+
+
+@pytest.mark.slow
+def test_the_exercises_can_be_solved(sandbox, storage, environment, prefect, tmp_path):
+    from helpers import runner
+
+    notebook = nbformat.read(NOTEBOOKS / NAME, as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    solutions = re.findall(r"<details><summary>Solution</summary>\s+```python\n(.*?)```", text, re.DOTALL)
+    assert len(solutions) == 4
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions]
+    path = tmp_path / NAME
+    nbformat.write(notebook, path)
+    env = environment | prefect | {"PYTHONPATH": str(PROJECT)}
+    run = runner.run(path, {"overviews": False}, output=tmp_path / "out.ipynb", deadline=400, env=env)
+    assert run.outcome == "ok", run.error
+    names = {collection: sorted(items) for collection, items in sandbox.catalog.items.items() if items}
+    assert {name: len(items) for name, items in names.items()} == {
+        "sandboxuser_sentinel-zarr": 4,  # the example, Sentinel-1, and two of three tiles
+        "sandboxuser_exercise": 1,
+    }
+    assert not [key for key in stored(storage) if "-staging/" in key]
+
+
+@pytest.mark.slow
+def test_clean_up_deletes_what_the_run_made_and_no_more(sandbox, storage, run_notebook, prefect, tmp_path):
+    kept = run_notebook(NAME, prefect, run_id="kept", overviews=False)
+    assert kept.outcome == "ok", kept.error
+    before = sorted(stored(storage))
+    wanted = parameters("sentinel2") | {"inputs": parameters("sentinel2")["inputs"][:1], "collection": "sentinel-zarr"}
+    run = run_notebook(NAME, prefect, **wanted | {"run_id": "gone", "clean_up": True, "overviews": False})
+    assert run.outcome == "ok", run.error
+    assert run.results["results"] and len(published(sandbox, "sentinel-zarr")) == 1
+    assert sorted(stored(storage)) == before
+    assert list((tmp_path / "outputs").iterdir()) == [tmp_path / "outputs/kept"]
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"converter": "there"}, ["'service' or 'here'"]),
+    ({"inputs": ["some/folder.SAFE"]}, ["set converter to 'here'"]),
+    ({"look_at": -1, "workers": -2}, ["look_at: -1", "workers: -2"]),
+    ({"converter": "here", "inputs": ["no/such/folder.SAFE"]}, ["no such file or folder", "no/such/folder.SAFE"]),
+    ({"collection": "a b", "staging_collection": "a b"}, ["'a b' is no name of a collection"]),
+])  # fmt: skip
+def test_wrong_parameters_are_refused_before_anything_is_sent(wrong, said, sandbox, open_notebook):
+    from helpers.errors import Rejected
+
+    with pytest.raises(Rejected) as error:
+        open_notebook(NAME, **wrong).run(8)
+    assert all(words in str(error.value) for words in said)
+    assert changes(sandbox) == []
+    assert here._own is None  # no worker was started either
