@@ -225,9 +225,9 @@ def _words(answer: requests.Response) -> str:
 
 
 def _flat(detail: Any) -> str:
-    """A text from the forms in which services explain themselves: a text, {"message"}, or a list of {"loc", "msg"}."""
+    """A text from the forms in which services explain themselves: a text, {"message"}, {"description"}, or a list."""
     match detail:
-        case {"message": message}:
+        case {"message": message} | {"description": message}:
             return str(message)
         case [{"msg": _}, *_]:
             return "; ".join(f"{'.'.join(map(str, one.get('loc', ())))}: {one.get('msg')}" for one in detail)

@@ -28,6 +28,8 @@ KNOWN = "3.0.0"
 CHUNK = 4096
 #: Bytes that GDAL may keep of a TIFF: every line is read once.
 GDAL_CACHE = 64 << 20
+#: Chunks without a value are written like all others: looking for them takes as long as compressing.
+EMPTY_CHUNKS = {"write_empty_chunks": True}
 #: Loggers that say a lot, and nothing about the result.
 NOISY = ("eopf", "cfgrib", "gribapi")
 CODEC = {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}
@@ -141,7 +143,7 @@ def _write(tree: Any, root: Path, zarr: Path, threads: int) -> None:
                 node.path: {name: {"compressors": codec} for name, values in node.coords.items() if values.ndim > 1}
                 for node in tree.subtree
             }
-            options = {"encoding": encoding, "default_codec": codec, "consolidated": False}
+            options = {"encoding": encoding, "default_codec": codec, "consolidated": False, **EMPTY_CHUNKS}
             eopf.write_datatree(tree, str(zarr), engine="cpm_zarr", **options)
         except OSError:
             raise
@@ -219,6 +221,7 @@ def _copy(tiffs: dict[str, Path], folder: Path) -> Any:
             dtype="uint16",
             compressors=BloscCodec(**CODEC),
             dimension_names=("polarization", "azimuth_time", "ground_range"),
+            config=EMPTY_CHUNKS,
         )
         for number, picture in enumerate(pictures):
             for line in range(0, height, CHUNK):

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ..errors import FailedRemotely, RecipeError, TimedOut
 from ..settings import Settings
 from ..state import RunState
 from ..waiting import Change
-from . import cleaning, converting, prefect_server, publishing, rules, staging
+from . import cleaning, converting, given, prefect_server, publishing, rules, staging
 from .here import storage_options
 from .planning import Plan, Wanted, check_secrets, plan
 from .services import connect, redacted, storage
@@ -42,10 +41,6 @@ CONVERTED, PRESENT, FAILED = "converted", "present", "failed"
 MOST = 32
 #: Bytes of inputs that Prefect takes as a parameter (its limit is 512 KB for all of them).
 PARAMETER = 400_000
-
-#: What the notebook gives, and a deployed run finds out for itself.
-_settings: ContextVar[Settings | None] = ContextVar("settings", default=None)
-_show: ContextVar[Callable[[str], object] | None] = ContextVar("show", default=None)
 
 
 def convert_on_demand(
@@ -80,22 +75,18 @@ def convert_on_demand(
     """
     wanted = _as_parameter(inputs, settings, run_id)
     server = prefect_server.ensure(settings).ready()
-    tokens = _settings.set(settings), _show.set(show)
     # The signs of life are for runs that somebody else may find dead; waiting for the last one takes a second.
-    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _quiet():
-        try:
-            state = on_demand_conversion(
-                wanted,
-                collection=collection,
-                run_id=run_id,
-                dask_cluster_label=dask_cluster_label,
-                **options,
-                return_state=True,
-            )
-            rows = state.result(raise_on_failure=False, _sync=True)
-        finally:
-            _settings.reset(tokens[0])
-            _show.reset(tokens[1])
+    changed = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(changed), _quiet(), given.given(settings, show):
+        state = on_demand_conversion(
+            wanted,
+            collection=collection,
+            run_id=run_id,
+            dask_cluster_label=dask_cluster_label,
+            **options,
+            return_state=True,
+        )
+        rows = state.result(raise_on_failure=False, _sync=True)
     if isinstance(rows, BaseException):
         raise rows.with_traceback(None)
     return rows, changes(rows)
@@ -171,7 +162,7 @@ def on_demand_conversion(
     ``zarr_uri`` of the result; ``bytes_in`` and ``bytes``; ``steps`` (seconds), ``timeline``; what was ``mended``; what
     is ``left`` and should not be. The final state is a failure if a product failed.
     """
-    settings = _settings.get() or settings_room.load()
+    settings = given.settings() or settings_room.load()
     services, store = connect(settings), Store(storage(settings))
     state = RunState(settings, "conversion", run_id)
     wanted = Wanted(inputs, collection, dask_cluster_label, product_type, staging_collection, owner)
@@ -393,8 +384,7 @@ def _row(plan: Plan, outcome: str, reason: str = "", **more: Any) -> dict:
 
 def _tell(line: str) -> None:
     get_run_logger().info(line)
-    if show := _show.get():
-        show(line)
+    given.show(line)
 
 
 def _report(rows: list[dict], run_id: str) -> None:

@@ -19,7 +19,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def _polarizations(
     done = []
     for path in groups:
         product, _, last = path.rpartition("/")
-        picture, labels = nodes.get(f"{path}/grd"), nodes.get(f"{path}/polarization")
+        picture = nodes.get(f"{path}/grd") or nodes.get(f"{path}/slc")
+        labels = nodes.get(f"{path}/polarization")
         if last != "measurements" or picture is None or labels is None:
             continue
         if (order := _order(picture, safe_uri, storage_options)) is None:
@@ -137,45 +138,53 @@ def _polarizations(
         for of in sorted(wrong, key=lambda of: of == f"{path}/polarization"):
             wrong[of][:] = np.array(order, dtype=labels.dtype)
         if wrong:
-            done.append(f"{path}/grd: polarisations are {', '.join(order)}, as its values are in the TIFFs")
+            done.append(f"{picture.path}: polarisations are {', '.join(order)}, as its values are in the TIFFs")
     return done
 
 
 def _order(picture: zarr.Array, safe_uri: str, storage_options: dict | None) -> list[str] | None:
-    """The polarisation of each part of the picture, from the values of the TIFFs; None if these do not differ."""
+    """The polarisation of each part of the picture, from the values of the TIFFs; None if these do not differ.
+
+    A burst of an SLC product is a part of the lines of one of its TIFFs.
+    """
     files, root = fsspec.core.url_to_fs(str(safe_uri), **((storage_options or {}) if "://" in str(safe_uri) else {}))
-    tiffs = {path.rsplit("/", 1)[-1].split("-")[3].upper(): path for path in files.glob(f"{root}/measurement/*.tiff")}
-    if len(tiffs) != picture.shape[0]:
-        found = ", ".join(tiffs) or "none"
-        raise Rejected(f"{picture.path} has {picture.shape[0]} polarisations, {safe_uri} has TIFFs of: {found}")
-    if len(tiffs) == 1:
-        return list(tiffs)
-    height, width = picture.shape[1:]
-    for down, right in PLACES:
-        rows = slice(int(down * height), min(int(down * height) + WINDOW[0], height))
-        columns = slice(int(right * width), min(int(right * width) + WINDOW[1], width))
-        parts = picture[:, rows, columns]
-        windows = {name: _window(files, path, picture.shape[1:], rows, columns) for name, path in tiffs.items()}
-        fits = [[name for name, window in windows.items() if np.array_equal(window, part)] for part in parts]
-        if not all(fits):
-            raise Rejected(
-                f"{picture.path} has other values than the TIFFs of {safe_uri}: it was made of something else"
-            )
-        if all(len(names) == 1 for names in fits):
-            return [names[0] for names in fits]
+    count, height, width = picture.shape
+    with ExitStack() as opened:
+        tiffs: dict[str, list[Any]] = {}
+        for path in sorted(files.glob(f"{root}/measurement/*.tiff")):
+            tiff = opened.enter_context(_opened(files, path))
+            if tiff.width == width and tiff.height % height == 0:
+                tiffs.setdefault(path.rpartition("/")[2].split("-")[3].upper(), []).append(tiff)
+        for down, right in PLACES:
+            rows = slice(int(down * height), min(int(down * height) + WINDOW[0], height))
+            columns = slice(int(right * width), min(int(right * width) + WINDOW[1], width))
+            fits = [_fitting(part, rows, columns, height, tiffs) for part in picture[:, rows, columns]]
+            if not all(fits) or len(tiffs) < count:
+                raise Rejected(f"{picture.path} has other values than the TIFFs of {safe_uri}: made of something else")
+            if all(len(names) == 1 for names in fits):
+                return [name for names in fits for name in names]
     return None
 
 
-def _window(files: Any, path: str, shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+def _opened(files: Any, path: str) -> Any:
+    """A TIFF on a disk or in S3, of which only what is needed is read (given an open file, rasterio reads it all)."""
     import rasterio
+
+    return rasterio.open(path, opener=files.open)
+
+
+def _fitting(part: np.ndarray, rows: slice, columns: slice, height: int, tiffs: dict[str, list[Any]]) -> set[str]:
+    """The polarisations whose TIFFs have these numbers in these lines, or in those of another burst."""
     from rasterio.windows import Window
 
-    with rasterio.open(path, opener=files.open) as tiff:  # reads what it needs; given an open file, all of it
-        if tiff.shape != shape:
-            raise Rejected(f"{path} has {tiff.shape} pixels, the Zarr {shape}: it was made of something else")
-        return tiff.read(
-            1, window=Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        )
+    across, down = columns.stop - columns.start, rows.stop - rows.start
+    return {
+        name
+        for name, those in tiffs.items()
+        for tiff in those
+        for first in range(0, tiff.height, height)
+        if np.array_equal(tiff.read(1, window=Window(columns.start, first + rows.start, across, down)), part)
+    }
 
 
 # --- the grid mapping ---

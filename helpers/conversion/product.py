@@ -251,9 +251,18 @@ def _fetch(order: Order, work: Path) -> Path:
     root = safe.root_of(local if local.is_dir() else safe.unpack(local, work / "safe"))
     if root.suffix not in SUFFIXES:
         raise Rejected(f"{root}: EOPF takes folders of products only if their names end in {' or '.join(SUFFIXES)}")
-    if missing := [member.path for member in safe.members(root) if not (root / member.path).is_file()]:
-        raise Rejected.because(f"{root.name} is not whole: files of its manifest are missing", missing)
+    if wrong := [problem for member in safe.members(root) if (problem := _lacks(root, member))]:
+        raise Rejected.because(f"{root.name} is not what its manifest says", wrong)
     return root
+
+
+def _lacks(root: Path, member: safe.Member) -> str:
+    """What can be seen to be wrong with a file without reading it."""
+    path = root / member.path
+    if not path.is_file():
+        return f"{member.path}: missing"
+    size = path.stat().st_size
+    return "" if member.size in (-1, size) else f"{member.path}: {size:,} bytes instead of {member.size:,}"
 
 
 def _download(store: Store, source: str, folder: Path) -> Path:

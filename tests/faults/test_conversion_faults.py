@@ -18,6 +18,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import cloudpickle
 import pystac
 import pytest
 
@@ -295,6 +296,16 @@ def xarray_groups(settings, zarr_uri: str) -> list[str]:
 
     with xarray.open_datatree(zarr_uri, engine="zarr", storage_options=storage_options(settings), chunks={}) as tree:
         return list(tree.groups)
+
+
+def test_the_flow_can_be_sent_to_another_process():
+    """As `flow.serve` does it: its module by value."""
+    cloudpickle.register_pickle_by_value(flow)
+    try:
+        again = cloudpickle.loads(cloudpickle.dumps(flow.on_demand_conversion))
+    finally:
+        cloudpickle.unregister_pickle_by_value(flow)
+    assert again.name == "on-demand-conversion"
 
 
 # --- found out beforehand ---
