@@ -50,7 +50,7 @@ Run = dict[str, float]
 
 
 def run(command: list[str]) -> Run:
-    """Seconds, those of the CPU too, and the MB that all its processes held together at most (looked at every 50 ms)."""
+    """Seconds, those of the CPU, and the MB that all processes held together at most (looked at every 50 ms)."""
     began, before = time.perf_counter(), _cpu()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=PROJECT)
     noise: list[bytes] = []

@@ -41,7 +41,7 @@ ALL, AWS, HYP3, DESTINE, CONVERSION = (
     "Amazon S3 (notebooks 1 and 3)",
     "HyP3 (notebooks 1, 3 and 4)",
     "DestinE Hook (notebook 2; files of the published tutorial work unchanged)",
-    "Conversion with RS-PYTHON (notebook 5; without any of these, it converts on this machine)",
+    'Conversion with RS-PYTHON (notebook 5 with the converter "service"; with "here" it needs none of these)',
 )
 
 #: What can be asked for with `Settings.require`; the three after "destine" only for orders that need them.

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import requests
 
 from .. import http, safe
-from ..download import fetch
+from ..download import fetch, in_parallel
 from ..errors import Rejected
 from ..settings import Settings
+from ..state import RUN_ID
+from . import rules
 from .inputs import Source, assets_of, sources
 
 #: What the sandbox's station has, for those who name nothing.
@@ -19,7 +22,16 @@ AT_STATION = ("collections/", "search?")
 SERVICE, HERE = "service", "here"
 
 
-def wanted(settings: Settings, inputs: list[str], converter: str, **counts: int) -> list[str]:
+def wanted(
+    settings: Settings,
+    inputs: list[str],
+    converter: str,
+    *,
+    run_id: str = "run",
+    collections: Iterable[str] = (),
+    workers: int = 1,
+    look_at: int = 0,
+) -> list[str]:
     """The inputs, those that begin with "collections/" or "search?" at the station of the settings (RSPY_STATION_URL).
 
     In the sandbox, if there are none: one product of its station.
@@ -27,17 +39,26 @@ def wanted(settings: Settings, inputs: list[str], converter: str, **counts: int)
     Raises
     ------
     Rejected
-        There is nothing to convert, or the notebook's other parameters (``counts``: numbers from 0) do not fit.
+        There is nothing to convert, or the notebook's other parameters do not fit: all problems at once.
     """
-    problems = [
-        f"{name}: {count} is no number of products; use 0 or more" for name, count in counts.items() if count < 0
+    least = (("workers", workers, 1), ("look_at", look_at, 0))
+    problems = [f"{name}: {count} is not possible; use {low} or more" for name, count, low in least if count < low]
+    problems += [
+        f"collection {name!r}: use letters, digits, '.', '_' and '-'"
+        for name in collections
+        if not rules.COLLECTION.fullmatch(name)
     ]
+    if not RUN_ID.fullmatch(run_id):
+        problems.append(f"run_id {run_id!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
     if converter not in (SERVICE, HERE):
         problems.append(f"converter: {converter!r} is not known; use {SERVICE!r} or {HERE!r}")
     if not inputs and not (settings.backend == "sandbox" and settings.station_url):
         problems.append("inputs: name what to convert, such as the URL of a STAC item")
     if converter == SERVICE and (local := [one for one in inputs if _is_place(one)]):
-        problems.append(f"inputs: the service takes STAC items, not {local[0]!r}; for that, set converter to {HERE!r}")
+        problems.append(
+            f"inputs: {local[0]!r} is no address of STAC items (http..., collections/..., search?...), and no file"
+            f" (.json) of them. Products on this disk or in S3 are converted with the converter {HERE!r}."
+        )
     asked = [one for one in inputs if one.startswith(AT_STATION)]
     if asked and not settings.station_url:
         problems.append(f"inputs: RSPY_STATION_URL is not set, where {asked[0]!r} would be")
@@ -61,13 +82,18 @@ def products(given: Iterable[str]) -> dict[str, Path | str]:
     Raises
     ------
     Rejected
-        A file or folder is not there: all of them.
+        A file or folder is not there, or two have the same product's name: all of them.
     """
-    places = {
-        name_of(one): one if one.startswith("s3://") else Path(one).expanduser() for one in given if _is_place(one)
-    }
-    if missing := [str(place) for place in places.values() if isinstance(place, Path) and not place.exists()]:
-        raise Rejected.because("There is no such file or folder", missing)
+    places: dict[str, Path | str] = {}
+    problems = []
+    for one in filter(_is_place, given):
+        place = one if one.startswith("s3://") else Path(one).expanduser()
+        if isinstance(place, Path) and not place.exists():
+            problems.append(f"{one}: there is no such file or folder")
+        elif (other := places.setdefault(name_of(one), place)) is not place:
+            problems.append(f"{one}: the same product as {other}")
+    if problems:
+        raise Rejected.because("The inputs cannot be converted like this", problems)
     return places
 
 
@@ -75,6 +101,21 @@ def items(given: Iterable[str]) -> list[Source]:
     """The STAC items that addresses and files name, each once; those with a ``problem`` cannot be converted."""
     session = http.harden(requests.Session())
     return sources([one for one in given if not _is_place(one)], lambda url: session.get(url).json())
+
+
+def archives(wanted: list[Source], folder: Path, workers: int = 4) -> tuple[dict[str, Path], dict[str, str]]:
+    """Download the archives of several items, as :func:`archive`; one that cannot be had stops no other.
+
+    Returns
+    -------
+    The archives, and why there is none, both by the products' names.
+    """
+    return in_parallel({source.id: partial(archive, source, folder) for source in wanted}, workers)
+
+
+def unpack(products: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The SAFE folders of several products, as :func:`unpacked`; and what is wrong with those that have none."""
+    return in_parallel({name: partial(unpacked, product, folder) for name, product in products.items()}, workers=2)
 
 
 def archive(

@@ -8,11 +8,13 @@ the address of a Dask scheduler, its cluster does the work instead.
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -201,7 +203,13 @@ def _tell(one: Converted, show: Callable[[str], None]) -> None:
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     from distributed import Client  # half a second
 
-    with Client(scheduler or _cluster(workers), set_as_default=False) as client, client.as_current():
+    try:
+        connected = Client(scheduler or _cluster(workers), set_as_default=False)
+    except (OSError, ValueError) as error:
+        if scheduler is None:
+            raise
+        raise Rejected(f"No Dask scheduler answers at {scheduler}: {error}") from None
+    with connected as client, client.as_current():
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
@@ -218,21 +226,38 @@ def _cluster(workers: int) -> Any:
     with _starting:
         if _own is None:
             dask.config.set({"distributed.scheduler.allowed-failures": AGAIN})
-            _own = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=":0",
-                memory_limit=0,  # a large product needs what it needs
-                silence_logs=logging.CRITICAL,
-            )
+            with _without_main():
+                _own = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=":0",
+                    memory_limit=0,  # a large product needs what it needs
+                    silence_logs=logging.CRITICAL,
+                )
             atexit.register(close)
             with Client(_own, set_as_default=False) as client:
                 client.register_plugin(_warming())
         elif len(_own.workers) < workers:
-            _own.scale(workers)
+            with _without_main():
+                _own.scale(workers)
+                _own.wait_for_workers(workers, timeout=60)
         _own.wait_for_workers(workers, timeout=60)
         return _own
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep new processes from running the caller's script: a plain one, without a guard, would start others, and so on.
+
+    What workers need is in modules; nothing of theirs is in the script.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _warming() -> Any:

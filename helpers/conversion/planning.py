@@ -163,7 +163,8 @@ def check_secrets(given: Any) -> None:
 def _plan(source: Source, wanted: Wanted, folder: Callable[[str, str], str]) -> Plan:
     item, about = source.item, source.item.get("properties") or {}
     if source.problem:
-        return Plan(source.id, short_name(source.id or source.link), source.link, item, problems=(source.problem,))
+        name = short_name(source.id) if source.id else source.link.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return Plan(source.id, name, source.link, item, problems=(source.problem,))
     problems: list[str] = []
 
     def found[Answer](ask: Callable[[], Answer], otherwise: Answer) -> Answer:

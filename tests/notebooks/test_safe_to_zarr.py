@@ -1,6 +1,9 @@
 """Notebook 5 end to end, in real kernels: what is in the catalogue and the storage afterwards, what was asked for."""
 
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -100,6 +103,19 @@ def test_here_it_needs_no_service_at_all(sandbox, run_notebook, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_plain_script_needs_no_guard(tmp_path, environment):
+    """Python's way to start processes runs a script again in each, unless it is written with care: nobody does."""
+    root = write_safe(tmp_path, "S2A_MSIL1C_20240815T100601_N0511_R022_T32TQR_20240815T135034", 60)
+    script = tmp_path / "script.py"
+    lines = ["from helpers import conversion", f"done = conversion.convert({str(root)!r}, {str(tmp_path / 'out')!r})"]
+    script.write_text("\n".join([*lines, "print('outcome', done.outcome)"]))
+    command, env = [sys.executable, str(script)], os.environ | environment
+    run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.splitlines()[-1] == "outcome converted" and run.stdout.count("outcome") == 1
+
+
+@pytest.mark.slow
 def test_the_exercises_can_be_solved(sandbox, storage, environment, prefect, tmp_path):
     from helpers import runner
 
@@ -136,10 +152,12 @@ def test_clean_up_deletes_what_the_run_made_and_no_more(sandbox, storage, run_no
 
 @pytest.mark.parametrize("wrong, said", [
     ({"converter": "there"}, ["'service' or 'here'"]),
-    ({"inputs": ["some/folder.SAFE"]}, ["set converter to 'here'"]),
-    ({"look_at": -1, "workers": -2}, ["look_at: -1", "workers: -2"]),
+    ({"inputs": ["some/folder.SAFE"]}, ["'some/folder.SAFE' is no address of STAC items", "the converter 'here'"]),
+    ({"look_at": -1, "workers": 0, "run_id": "../x"}, ["look_at: -1", "workers: 0", "run_id '../x'"]),
     ({"converter": "here", "inputs": ["no/such/folder.SAFE"]}, ["no such file or folder", "no/such/folder.SAFE"]),
-    ({"collection": "a b", "staging_collection": "a b"}, ["'a b' is no name of a collection"]),
+    ({"converter": "here", "inputs": [f"{NOTEBOOKS}", f"{NOTEBOOKS}/../notebooks"]}, ["the same product as"]),
+    ({"collection": "a b"}, ["collection 'a b': use letters"]),
+    ({"collection": ""}, ["collection '': use letters"]),
 ])  # fmt: skip
 def test_wrong_parameters_are_refused_before_anything_is_sent(wrong, said, sandbox, open_notebook):
     from helpers.errors import Rejected
