@@ -4,9 +4,10 @@
     python benchmarks/conversion.py s1 read --rounds 3
     python benchmarks/conversion.py --pixels-s1 4000 --pixels-s2 2400        (smaller "full" products)
 
-The products are the sandbox's, kept in outputs/benchmarks/products between runs. Ours is `helpers.conversion.convert`
-in a process that starts with nothing: worker, EOPF's import, checksums, mending and the item are in the time. The peer
-is `eopf convert`, which does none of these but the import. Memory is what all processes of a side hold together, at
+The products are the sandbox's, kept in outputs/benchmarks/conversion between runs. Ours is `helpers.conversion.convert`
+in a process that starts with nothing: worker, EOPF's import, checksums, mending and the item are in the time; "warm" is
+the same with a worker that has converted something before. The peer is `eopf convert`, which imports EOPF as well, and
+does none of the rest. Memory is what all processes of a side hold together, at
 most. Prints a table and keeps every figure in outputs/benchmarks/conversion.json. Read the ratios: machines differ,
 and are noisy.
 """
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -52,9 +54,9 @@ Run = dict[str, float]
 def run(command: list[str]) -> Run:
     """Seconds, those of the CPU, and the MB that all processes held together at most (looked at every 50 ms)."""
     began, before = time.perf_counter(), _cpu()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=PROJECT)
-    noise: list[bytes] = []
-    reader = threading.Thread(target=lambda: noise.append(process.stderr.read()), daemon=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=PROJECT)
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.append(process.stdout.read()), daemon=True)
     reader.start()
     peak = 0.0
     while process.poll() is None:
@@ -62,8 +64,10 @@ def run(command: list[str]) -> Run:
         time.sleep(0.05)
     reader.join()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {noise[0].decode()[-2000:]}")
-    return {"seconds": time.perf_counter() - began, "cpu": _cpu() - before, "peak": peak}
+        raise SystemExit(f"{' '.join(command)} failed: {said[0].decode()[-2000:]}")
+    own = re.search(rb"took (\S+) s, (\S+) s of CPU$", said[0].strip())
+    seconds, cpu = map(float, own.groups()) if own else (time.perf_counter() - began, _cpu() - before)
+    return {"seconds": seconds, "cpu": cpu, "peak": peak}
 
 
 def _cpu() -> float:
@@ -130,6 +134,29 @@ def ours(*roots: Path, target: Path) -> Run:
     return run([sys.executable, __file__, "--one", *map(str, roots), str(target)])
 
 
+def ours_warm(root: Path, before: Path, target: Path) -> Run:
+    shutil.rmtree(target, ignore_errors=True)
+    return run([sys.executable, __file__, "--warm", str(before), str(root), str(target)])
+
+
+def warm(places: list[str]) -> None:
+    """Two products, one after the other; what the second one takes is said."""
+    from helpers.conversion import here
+
+    first, second, target = places
+    here.convert(first, target, show=lambda line: None)
+    (worker,) = (each.pid for each in here._own.workers.values())
+    began, before = time.perf_counter(), time.process_time() + _cpu_of(worker)
+    here.convert(second, target, show=lambda line: None)
+    seconds, cpu = time.perf_counter() - began, time.process_time() + _cpu_of(worker) - before
+    print(f"took {seconds:.2f} s, {cpu:.1f} s of CPU")
+
+
+def _cpu_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def one(places: list[str]) -> None:
     """What a user does, in a process of its own."""
     from helpers import conversion
@@ -172,6 +199,7 @@ def _full(options: argparse.Namespace, folder: Path, name: str, pixels: int, mor
     sides = {
         "eopf convert": lambda: eopf(root, folder / "eopf" / f"{name}.zarr"),
         "ours": lambda: ours(root, target=folder / "ours"),
+        "ours, warm": lambda: ours_warm(root, _small(folder, 1)[0], folder / "ours"),
     }
     found = in_turn(options.rounds, sides | more)
     peer = found["eopf convert"]["seconds"]
@@ -214,7 +242,7 @@ def two(options: argparse.Namespace, folder: Path) -> Rows:
     from distributed import Client, LocalCluster
 
     from helpers import conversion
-    from helpers.conversion.eopf_product import warm
+    from helpers.conversion import eopf_product
 
     roots = _small(folder, 16)
 
@@ -222,7 +250,7 @@ def two(options: argparse.Namespace, folder: Path) -> Rows:
         local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
         with LocalCluster(memory_limit=0, **local) as cluster, Client(cluster, set_as_default=False) as client:
             client.wait_for_workers(workers)
-            client.run(warm)
+            client.run(eopf_product.warm)
             shutil.rmtree(folder / "ours", ignore_errors=True)
             began = time.perf_counter()
             done = conversion.convert_many(
@@ -313,10 +341,13 @@ def main() -> None:
     parser.add_argument("--pixels-s2", type=int, default=10_980, help="of the 10 m bands (%(default)s)")
     parser.add_argument("--folder", type=Path, default=OUTPUT / "conversion", help="products and results (%(default)s)")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--warm", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--floor", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         return one(options.one)
+    if options.warm:
+        return warm(options.warm)
     if options.floor:
         return copy_pictures(*options.floor)
     if unknown := set(options.rows) - ROWS.keys():

@@ -9,6 +9,7 @@ import atexit
 import functools
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,20 +34,27 @@ EMPTY_CHUNKS = {"write_empty_chunks": True}
 #: Loggers that say a lot, and nothing about the result.
 NOISY = ("eopf", "cfgrib", "gribapi")
 CODEC = {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}
+_importing = threading.Lock()
 Step = Callable[[str], AbstractContextManager]
 
 
-def warm() -> str:
-    """Import what a conversion needs, so that the first one need not wait for it; returns the release of EOPF."""
+def warm() -> None:
+    """Import what a conversion needs, so that the first one need not wait for it."""
     with quiet():
+        _eopf()
+        from . import items, mending  # noqa: F401
+
+        items._schemas()
+
+
+def _eopf() -> Any:
+    """The package, imported by one thread at a time: two get in each other's way in its circles."""
+    with _importing:
         import eopf
         import eopf.store.safe_reader
         import eopf.store.zarr_writer
 
-        from . import items, mending  # noqa: F401
-
-        items._schemas()
-        return eopf.__version__
+        return eopf
 
 
 def stay_quiet() -> None:
@@ -78,6 +86,9 @@ def write(root: Path, zarr: Path, *, threads: int, step: Step, attributes: dict)
         EOPF cannot read or write it, and why.
     """
     with quiet(), ThreadPoolExecutor(1) as aside:
+        import rasterio  # noqa: F401 - by this thread, which imports EOPF, and not by two at a time
+        import zarr as _  # noqa: F401
+
         tiffs = _tiffs(root)
         copied = aside.submit(_copy, tiffs, zarr.with_name(f"{zarr.name}.picture")) if tiffs else None
         with step("read"):
@@ -113,9 +124,7 @@ def quiet() -> Iterator[None]:
 
 def _read(root: Path) -> Any:
     """The product as a lazy ``xarray.DataTree``."""
-    with quiet():
-        import eopf
-
+    eopf = _eopf()
     try:
         with _shortcuts():
             return eopf.open_datatree(str(root))
@@ -128,7 +137,6 @@ def _read(root: Path) -> Any:
 
 def _write(tree: Any, root: Path, zarr: Path, threads: int) -> None:
     import dask
-    import eopf
     from eopf.common.yaml_codecs import BloscSpec
     from eopf.product.history_utils import add_eopf_cpm_entry_to_history
 
@@ -144,7 +152,7 @@ def _write(tree: Any, root: Path, zarr: Path, threads: int) -> None:
                 for node in tree.subtree
             }
             options = {"encoding": encoding, "default_codec": codec, "consolidated": False, **EMPTY_CHUNKS}
-            eopf.write_datatree(tree, str(zarr), engine="cpm_zarr", **options)
+            _eopf().write_datatree(tree, str(zarr), engine="cpm_zarr", **options)
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - it raises anything
@@ -209,7 +217,8 @@ def _copy(tiffs: dict[str, Path], folder: Path) -> Any:
     from rasterio.windows import Window
     from zarr.codecs import BloscCodec
 
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), ExitStack() as opened:
+    # Two chunks at a time: more would only keep the thread waiting that reads the annotation.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), zarr.config.set({"async.concurrency": 2}), ExitStack() as opened:
         pictures = [opened.enter_context(rasterio.open(path)) for path in tiffs.values()]
         if {(one.shape, one.dtypes) for one in pictures} != {(pictures[0].shape, ("uint16",))}:
             return None
