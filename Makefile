@@ -2,7 +2,7 @@
 # a glance. Plain make (3.81 is enough) and plain sh. make demo PYTHON=/path/to/python chooses the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab check bench lint format constraints setup clean
+.PHONY: help demo recipes test lab check bench lint format constraints setup clean
 
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
@@ -14,10 +14,15 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-id --extra-keys "metadata.papermill cell.
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: setup  ## run all recipes offline, against the sandbox; the executed notebooks go to outputs/demo
+demo: setup  ## run all recipes offline, in one sandbox; the executed notebooks go to outputs/demo
+	$(BIN)/python -m helpers sandbox -- $(MAKE) --no-print-directory recipes
+
+# One story: what is ordered (1, 2), archived (3, 4) and converted (5) is catalogued in the end (6).
+recipes:
 	$(BIN)/python -m helpers run $(wildcard notebooks/[12]_*.ipynb) --jobs 2 -o outputs/demo
 	$(BIN)/python -m helpers run $(wildcard notebooks/[34]_*.ipynb) -p dry_run false --jobs 2 -o outputs/demo
 	$(BIN)/python -m helpers run $(wildcard notebooks/5_*.ipynb) -o outputs/demo
+	$(BIN)/python -m helpers run $(wildcard notebooks/6_*.ipynb) -o outputs/demo
 
 test: setup  ## run all tests, offline
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -28,11 +33,12 @@ lab: setup  ## open JupyterLab with the sandbox beside it; both stop together
 check: setup  ## say what is here, what is configured and what is missing
 	$(BIN)/python -m helpers check
 
-bench: setup  ## time notebooks, downloads, archiving and converting beside their peers; figures go to outputs/benchmarks
+bench: setup  ## time notebooks, downloads, archiving, converting, cataloguing beside their peers; to outputs/benchmarks
 	$(BIN)/python benchmarks/notebooks.py
 	$(BIN)/python benchmarks/downloads.py
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/conversion.py
+	$(BIN)/python benchmarks/catalog.py
 
 lint: setup  ## check style, and that the notebooks are clean
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(NBSTRIPOUT) --verify $(NOTEBOOKS) \

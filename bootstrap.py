@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Make .venv ready: find a fitting Python, get uv, install exactly what constraints.txt lists.
+"""Make .venv ready: find a fitting Python, get uv, install exactly what constraints.txt lists; then look for PostGIS.
 
 The Makefile runs this before every target that needs the environment; when nothing has changed it looks
 and returns. It runs before we have our Python, hence: any Python from 3.8 on, standard library only.
 PYTHON=/path/to/python overrides the search; `bootstrap.py --find` only prints what would be used.
+PostGIS, the database of notebook 6, is installed only by root and from Debian's packages; elsewhere the command is
+printed, once. RECIPES_INSTALL_POSTGIS=no leaves it.
 """
 
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -23,6 +26,24 @@ ASK = (  # in a venv, name the interpreter behind it: that venv may be the one a
     "import sys; print(getattr(sys, '_base_executable', '') or sys.executable, '.'.join(map(str,"
     " sys.version_info[:3])), sys.implementation.name, sys.version_info[3], sys.abiflags, sep='|')"
 )
+
+
+#: Where PostGIS is when it is installed: Debian, Red Hat, Homebrew (both kinds of Mac), conda.
+POSTGIS = [
+    folder + "/extension/postgis.control"
+    for folder in (
+        "/usr/share/postgresql/*",
+        "/usr/pgsql-*/share",
+        "/opt/homebrew/share/postgresql*",
+        "/opt/homebrew/opt/postgresql*/share/postgresql*",
+        "/usr/local/share/postgresql*",
+        "/usr/local/opt/postgresql*/share/postgresql*",
+        os.environ.get("CONDA_PREFIX", "/none") + "/share",
+    )
+]
+SERVERS, CLUSTERS = "/usr/lib/postgresql/*/bin/postgres", "/etc/postgresql-common/createcluster.conf"
+#: Neither a dead mirror nor somebody else's apt may hold us up.
+APT = ["-qq", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-o", "DPkg::Lock::Timeout=60"]
 
 
 def number(text):
@@ -154,10 +175,71 @@ def install(rebuild):
     STAMP.write_text(look()[2], encoding="utf-8")
 
 
+def has_postgis():
+    return any(glob.glob(pattern) for pattern in POSTGIS)
+
+
+def postgis_command():
+    """What brings PostGIS to this machine."""
+    if shutil.which("apt-get"):
+        servers = sorted((number(Path(path).parts[-3])[0] for path in glob.glob(SERVERS)), reverse=True)
+        package = f"postgresql-{servers[0]}-postgis-3" if servers else "postgresql-postgis"
+        return ["apt-get", "install", "-y", "--no-install-recommends", package]
+    if shutil.which("brew"):
+        return ["brew", "install", "postgis"]
+    return ["conda", "install", "-c", "conda-forge", "postgresql", "postgis"]
+
+
+def ensure_postgis():
+    """Install PostGIS where that is ours to do, and say once what to do elsewhere; nothing depends on it."""
+    told = TOOLS / "postgis.log"
+    if has_postgis() or told.exists() or os.environ.get("RECIPES_INSTALL_POSTGIS", "").lower() in ("no", "0", "false"):
+        return
+    TOOLS.mkdir(exist_ok=True)
+    command, root = postgis_command(), os.geteuid() == 0
+    with open(str(told), "w", encoding="utf-8") as log:
+        if command[0] == "apt-get" and root:
+            print("Installing PostGIS for notebook 6 (RECIPES_INSTALL_POSTGIS=no leaves it) ...", file=sys.stderr)
+            apt_install(command, log)
+    if has_postgis():
+        told.unlink()
+        return
+    by_hand = ("" if root or command[0] != "apt-get" else "sudo ") + " ".join(command)
+    tried = f" could not be installed ({told})" if told.stat().st_size else " is not here"
+    print(f"PostGIS{tried}: notebook 6 uses its embedded store. For the real one:  {by_hand}", file=sys.stderr)
+
+
+def apt_install(command, log):
+    """Install Debian's packages, without the database server that the system would start for itself."""
+
+    def apt(*arguments, **limit):
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
+        try:
+            return subprocess.run(["apt-get", *APT, *arguments], **quiet, **limit).returncode == 0
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.write(f"{error}\n")
+            return False
+
+    arguments = command[1:]
+    fetch = [*arguments, "--download-only", "postgresql-common"]
+    if not apt(*fetch, timeout=600) and not (apt("update", timeout=300) and apt(*fetch, timeout=600)):
+        return
+    # Only what is here by now is installed, and that is not interrupted: half of it would be worse than nothing.
+    if not os.path.exists(CLUSTERS) and apt("install", "-y", "--no-install-recommends", "postgresql-common"):
+        before = Path(CLUSTERS).read_text(encoding="utf-8")
+        Path(CLUSTERS).write_text(before + "\ncreate_main_cluster = false\n", encoding="utf-8")
+        apt(*arguments)
+        Path(CLUSTERS).write_text(before, encoding="utf-8")
+    else:
+        apt(*arguments)
+
+
 def main():
     if "--find" in sys.argv:
         print(find_python())
-    elif not look()[0]:
+        return
+    if not look()[0]:
         TOOLS.mkdir(exist_ok=True)
         with open(TOOLS / "lock", "w", encoding="utf-8") as lock:
             os.set_inheritable(lock.fileno(), True)  # so that it holds until the last of our children is gone
@@ -165,6 +247,7 @@ def main():
             done, usable, _ = look()  # another make may have finished while we waited
             if not done:
                 install(rebuild=not usable)
+    ensure_postgis()
 
 
 if __name__ == "__main__":

@@ -96,8 +96,16 @@ def _clean_conversion(settings: Settings, state: RunState) -> str:
     return f"deleted: {gone['items']} catalogue items, {gone['objects']} objects, {gone['files']} files"
 
 
+def _clean_catalog(settings: Settings, state: RunState) -> str:
+    from . import catalog
+
+    settings.require("aws", "catalog")
+    gone = catalog.clean_up(state, settings)
+    return "removed: " + ", ".join(f"{count} {what}" for what, count in gone.items())
+
+
 #: What cleans up after a run, by the recipe that it was a run of.
-CLEANERS = {"hyp3": _clean_hyp3, "hook": _clean_hook, "conversion": _clean_conversion}
+CLEANERS = {"hyp3": _clean_hyp3, "hook": _clean_hook, "conversion": _clean_conversion, "catalog": _clean_catalog}
 
 
 def sandbox(argv: list[str]) -> int:
@@ -189,7 +197,8 @@ def _how_to_use(url: str) -> str:
 def check(argv: list[str]) -> int:
     """Say what works on this machine, and exit with 1 when something required is missing."""
     argparse.ArgumentParser(prog="python -m helpers check", description=check.__doc__).parse_args(argv)
-    rows = [_python(), *_packages(), _kernel(), _ports(), _folder("state"), _folder("output"), *_backend()]
+    rows = [_python(), *_packages(), *_converter(), _database(), _kernel(), _ports()]
+    rows += [_folder("state"), _folder("output"), *_backend()]
     for state, what, detail in rows:
         print(f"{state:8} {what:22} {detail}")
     missing = [what for state, what, _ in rows if state == "MISSING"]
@@ -218,6 +227,23 @@ def _packages() -> list[Row]:
         except PackageNotFoundError:
             rows.append(("MISSING", name, "run `make check` again; it installs what is missing"))
     return rows
+
+
+def _converter() -> list[Row]:
+    try:
+        return [("ok", "eopf", f"{version('eopf')}: notebook 5 converts here")]  # not imported: that takes ten seconds
+    except PackageNotFoundError:
+        return [("note", "eopf", "not here: notebook 5 cannot convert on this machine")]
+
+
+def _database() -> Row:
+    from .sandbox import postgres
+
+    found, command = postgres.find(), postgres.how_to_install()
+    if found and found.postgis:
+        return "ok", "PostgreSQL", f"{found.version} with PostGIS {found.postgis} at {found.folder}"
+    here = f"{found.version}, but no PostGIS" if found else "not here"
+    return "note", "PostgreSQL", f"{here}: notebook 6 uses the embedded store; for pgstac: {command}"
 
 
 def _kernel() -> Row:
@@ -283,6 +309,7 @@ def _recipes(settings: Settings) -> list[Row]:
         "Notebook 2 (Hook)": ("destine",),
         "Notebook 4 (to disk)": ("earthdata",),
         "Notebook 5 (RS-PYTHON)": ("rs-python",),
+        "Notebook 6 (catalogue)": ("catalog", "aws"),
     }
     found = {}
     for name, services in recipes.items():

@@ -5,7 +5,6 @@ held by ``tests/contract/test_hook.py``.
 """
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -267,11 +266,11 @@ def delivered(item: dict, in_bucket: dict[str, int]) -> dict[str, str]:
     ``in_bucket`` is what lies under the order's prefix. How deep, and whether as a tree or as an archive, is documented
     nowhere: what belongs to an item has its product's name, with or without .SAFE and .zip, somewhere in its path.
     """
-    wanted = _stem(item.get("ProcessedName") or product_of(item))
+    wanted = safe.name_of(item.get("ProcessedName") or product_of(item))
     found = {}
     for key in in_bucket:
         parts = key.split("/")
-        start = next((n for n, part in enumerate(parts) if _stem(part) == wanted), None)
+        start = next((n for n, part in enumerate(parts) if safe.name_of(part) == wanted), None)
         if start is not None and ".." not in parts[start:] and parts[-1]:
             found[key] = "/".join(parts[start:])
     return found
@@ -328,10 +327,6 @@ def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], in_bucket: dic
     return folder / next(iter(keys.values())).split("/")[0]
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"(\.SAFE|\.SEN3)?(\.zip)?$", "", name)
-
-
 # --- afterwards ---
 
 
@@ -342,7 +337,7 @@ def outcome(items: list[dict], failures: dict[int, str], products: Iterable[str]
     were ordered: an order can end without ever having an item for them. "Partially completed" is no state that the
     service knows: it is some good rows and some bad ones.
     """
-    there = {_stem(product_of(item)) for item in items}
+    there = {safe.name_of(product_of(item)) for item in items}
     absent = {"status": "no item", "why": "the order ended without it"}
     rows = [
         {
@@ -353,7 +348,7 @@ def outcome(items: list[dict], failures: dict[int, str], products: Iterable[str]
         }
         for item in items
     ]
-    return rows + [{"product": name, **absent} for name in products if _stem(name) not in there]
+    return rows + [{"product": name, **absent} for name in products if safe.name_of(name) not in there]
 
 
 def provenance(order: dict, order_id: int, items: list[dict], files: dict[int, Path], hook: Hook) -> dict:

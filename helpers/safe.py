@@ -29,6 +29,8 @@ MANIFESTS = ("manifest.safe", "xfdumanifest.xml")
 CHECKSUMS = {"MD5": "md5", "SHA-256": "sha256", "SHA256": "sha256", "SHA3-256": "sha3_256"}
 #: What archives of products are called; the first group tells a tar file from a zip file.
 ARCHIVE = re.compile(r"\.(?:zip|(tar|tgz|tar\.gz))$", re.IGNORECASE)
+#: How folders of products end.
+SUFFIX = re.compile(r"\.(?:SAFE|SEN3)$")
 #: Uncompressed bytes and members that an archive may hold: the largest Sentinel products have 8 GB, in 600 files.
 LARGEST, MOST = 64 << 30, 100_000
 #: How many times its own size an archive beyond a GiB may unpack to: products reach 10, a "bomb" 1,000.
@@ -54,6 +56,11 @@ class Member:
     size: int  #: bytes; -1: not said
     checksum: str  #: hexadecimal, in lower case; "" if there is none
     algorithm: str  #: of the checksum, as the manifest calls it
+
+
+def name_of(place: str) -> str:
+    """A product's name, from that of its folder or archive, or from the address of one."""
+    return SUFFIX.sub("", ARCHIVE.sub("", place.rstrip("/").rpartition("/")[2]))
 
 
 def is_archive(name: str) -> bool:

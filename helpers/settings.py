@@ -16,13 +16,13 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from pydantic import AliasChoices, BaseModel, Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .errors import NotConfigured, bullets
+from .errors import FailedRemotely, NotConfigured, TimedOut, bullets
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENV_FILE = ".env_tutorial"
@@ -36,16 +36,29 @@ ADDITIONAL = re.compile(r"HOOK_ADDITIONAL\d+")
 SECRET_NAME = re.compile(r"(?i)secret|password|token$|access_key")
 
 #: Headings of the example file.
-ALL, AWS, HYP3, DESTINE, CONVERSION = (
+ALL, AWS, HYP3, DESTINE, CONVERSION, CATALOG = (
     "All recipes",
-    "Amazon S3 (notebooks 1 and 3)",
+    "Amazon S3 (notebooks 1, 3 and 6; in 6 also SNS and SQS)",
     "HyP3 (notebooks 1, 3 and 4)",
     "DestinE Hook (notebook 2; files of the published tutorial work unchanged)",
     'Conversion with RS-PYTHON (notebook 5 with the converter "service"; with "here" it needs none of these)',
+    "STAC catalogue (notebook 6)",
 )
+#: What a DSN of the catalogue begins with.
+DSN_SCHEMES = ("postgresql://", "postgres://", "sqlite:///")
 
 #: What can be asked for with `Settings.require`; the three after "destine" only for orders that need them.
-Service = Literal["earthdata", "aws", "destine", "destine user", "destine storage", "destine catalogue", "rs-python"]
+Service = Literal[
+    "earthdata",
+    "aws",
+    "destine",
+    "destine user",
+    "destine storage",
+    "destine catalogue",
+    "rs-python",
+    "catalog",
+    "catalog database",
+]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Url = Annotated[HttpUrl, "an http(s) URL"]
 
@@ -289,6 +302,30 @@ class Settings(BaseSettings):
         "PREFECT_API_URL", None, CONVERSION, "A Prefect server that shows and keeps the runs; empty: one is started."
     )
 
+    catalog_dsn: SecretStr | None = _setting(
+        "CATALOG_DSN",
+        None,
+        CATALOG,
+        "Database of the catalogue, migrated by pgstac: postgresql:// with user, password, host, port and database;"
+        " or sqlite:///FILE for the embedded store.",
+        get="whoever runs your pgstac (with eoAPI: the secret of the database)",
+    )
+    catalog_api_url: Url | None = _setting(
+        "CATALOG_API_URL",
+        None,
+        CATALOG,
+        "The STAC API over that database.",
+        get="whoever runs it (with eoAPI: .../stac)",
+    )
+
+    @field_validator("catalog_dsn")
+    @classmethod
+    def _is_a_dsn(cls, dsn: SecretStr | None) -> SecretStr | None:
+        """One that the stores understand; libpq's other form (host=... password=...) is refused."""
+        if dsn and not dsn.get_secret_value().startswith(DSN_SCHEMES):
+            raise ValueError(f"it begins with one of {', '.join(DSN_SCHEMES)}")
+        return dsn
+
     @field_validator("hook_additional", mode="before")
     @classmethod
     def _from_numbered_lines(cls, lines: dict[str, str]) -> dict[str, Any]:
@@ -335,16 +372,22 @@ class Settings(BaseSettings):
     def require(self, *services: Service) -> None:
         """Make sure that the credentials for ``services`` are there, before the first request.
 
+        The sandbox's catalogue ("catalog", "catalog database") is started, unless it runs: seconds, the first time.
+
         Raises
         ------
         NotConfigured
             Naming every missing variable at once, and where to get it.
+        FailedRemotely, TimedOut
+            The sandbox's catalogue does not start; with the reason.
         """
         missing = list(dict.fromkeys(line for service in services for line in _missing(self, service)))
         if missing:
             raise NotConfigured(
                 "\n".join([f"The backend is live, but credentials are missing in {_where()}:", *bullets(missing)])
             )
+        if {"catalog", "catalog database"} & {*services} and self.backend == "sandbox":
+            start_catalogue(str(self.sandbox_url))
 
 
 def _option(line: str) -> tuple[str, str | int | float | bool]:
@@ -426,6 +469,8 @@ def _missing(settings: Settings, service: str) -> list[str]:
         fields = ["rspy_owner_id", "rspy_s3_endpoint", "rspy_s3_access_key", "rspy_s3_secret_key"]
         if not all(getattr(settings, host) for host in hosts):
             fields.insert(0, "conversion_api_url")
+    elif service in ("catalog", "catalog database"):
+        fields = ["catalog_dsn", "catalog_api_url"][: 1 if service == "catalog database" else 2]
     else:
         return _missing_aws(settings)
     return [_wanted(field) for field in fields if not getattr(settings, field)]
@@ -620,6 +665,26 @@ def reset_sandbox(url: str) -> None:
     _session().post(f"{url.rstrip('/')}/reset", timeout=30).raise_for_status()
 
 
+def start_catalogue(url: str) -> str:
+    """Have the sandbox with this control URL start its catalogue, and wait for it; what it is, in one line.
+
+    Raises
+    ------
+    FailedRemotely
+        It does not start; with the reason.
+    TimedOut
+        The sandbox does not answer.
+    """
+    try:
+        answer = _session().post(f"{url.rstrip('/')}/catalog", params={"wait": "true"}, timeout=180)
+        told = answer.json()
+    except (requests.RequestException, ValueError):
+        raise TimedOut(f"The sandbox at {url} does not start its catalogue. Is it running? Run this again.") from None
+    if not answer.ok:
+        raise FailedRemotely(f"The sandbox's catalogue does not start: {told.get('detail', answer.status_code)}")
+    return told["label"]
+
+
 def _ask(url: str) -> dict[str, str] | None:
     try:
         answer = _session().get(f"{url.rstrip('/')}/environment", timeout=5)
@@ -705,6 +770,14 @@ def _netrc_has(host: str) -> bool:
     return host in _netrc_entries()
 
 
+def _passwords(dsn: str) -> set[str]:
+    """The password within a DSN, as it is written there and as it is."""
+    with suppress(ValueError):
+        if dsn.startswith(DSN_SCHEMES) and (password := urlsplit(dsn).password):
+            return {password, unquote(password)}
+    return set()
+
+
 def secret_values() -> set[str]:
     """Every credential this process could leak: of settings, ``.netrc`` and the AWS files. For redaction only."""
     from dotenv import dotenv_values
@@ -719,6 +792,7 @@ def secret_values() -> set[str]:
         with suppress(ValueError, KeyError):
             name, value = _option(line)
             found |= {str(value)} if SECRET_NAME.search(name) else set()
+    found |= {part for dsn in found for part in _passwords(dsn)}
     found |= set(_netrc_entries().values())
     import botocore.session
 

@@ -5,6 +5,7 @@ import atexit
 import os
 import sys
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import nbformat
@@ -35,6 +36,8 @@ FOREIGN = (
     "S3_",
     "PREFECT_",
     "JUPYTERHUB_",
+    "CATALOG_",
+    "PG",  # libpq's
 )
 FOREIGN += ("NETRC", "JPY_")
 
@@ -42,6 +45,8 @@ FOREIGN += ("NETRC", "JPY_")
 #: IPython puts a module of its own in this place, which no process can be spawned from.
 MAIN = sys.modules["__main__"]
 UNSEALED = pytest.StashKey[dict]()
+#: Numbers of the tests' databases.
+DATABASES = count()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -113,6 +118,25 @@ def hyp3(settings):
     return recipe.connect(settings)
 
 
+@pytest.fixture(scope="session")
+def catalog_cluster():
+    """A private PostgreSQL with pgstac; one for all tests of a worker, started by the first that asks."""
+    from helpers.sandbox import postgres
+
+    if not postgres.usable():
+        pytest.skip(f"no PostgreSQL with PostGIS here: {postgres.how_to_install()}")
+    with postgres.Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def catalog_database(catalog_cluster):
+    """How to connect to an empty catalogue of this test's own (a DSN)."""
+    name = f"test_{next(DATABASES)}"
+    yield catalog_cluster.create(name)
+    catalog_cluster.drop(name)
+
+
 class Session:
     """A notebook run cell by cell in this process: quick enough to try every way of interrupting it."""
 
@@ -166,6 +190,23 @@ def open_notebook(environment, monkeypatch):
     yield open_it
     for session in opened:
         session.close()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """One Prefect server for all tests of a process: started by the first that asks, and no test waits for it."""
+    from helpers.conversion import prefect_server
+    from helpers.settings import Settings
+
+    server = prefect_server.ensure(Settings(_env_file=None, state_dir=tmp_path_factory.mktemp("prefect")))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def prefect(prefect_server) -> dict[str, str]:
+    """Environment of a process that uses it."""
+    return {"PREFECT_API_URL": prefect_server.ready().url}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The SAFE product of an item, brought here: to look at, to compare with its Zarr, to convert without a service."""
 
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -90,7 +89,7 @@ def products(given: Iterable[str]) -> dict[str, Path | str]:
         place = one if one.startswith("s3://") else Path(one).expanduser()
         if isinstance(place, Path) and not place.exists():
             problems.append(f"{one}: there is no such file or folder")
-        elif (other := places.setdefault(name_of(one), place)) is not place:
+        elif (other := places.setdefault(safe.name_of(one), place)) is not place:
             problems.append(f"{one}: the same product as {other}")
     if problems:
         raise Rejected.because("The inputs cannot be converted like this", problems)
@@ -150,8 +149,3 @@ def unpacked(product: Path, folder: Path) -> Path:
     if damage := safe.verify(root):
         raise Rejected.because(f"{root.name} is damaged", damage)
     return root
-
-
-def name_of(place: str) -> str:
-    """A product's name, from that of its folder or archive."""
-    return re.sub(r"(\.SAFE|\.SEN3)?(\.zip|\.tar|\.tgz|\.tar\.gz)?$", "", place.rstrip("/").rpartition("/")[2])

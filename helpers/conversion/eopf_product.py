@@ -42,9 +42,10 @@ def warm() -> None:
     """Import what a conversion needs, so that the first one need not wait for it."""
     with quiet():
         _eopf()
-        from . import items, mending  # noqa: F401
+        from .. import schemas, stac  # noqa: F401
+        from . import mending  # noqa: F401
 
-        items._schemas()
+        schemas.load()
 
 
 def _eopf() -> Any:

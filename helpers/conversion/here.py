@@ -34,10 +34,12 @@ __all__ += ["open_tree", "storage_options", "warm"]
 AGAIN = 2
 #: How workers of our own differ from what Dask makes by itself. It tells malloc to give all memory back at once, which
 #: costs pictures a third more time: this is what glibc (mallopt(3)) comes to by itself if nobody tells it anything.
+#: GDAL would keep a twentieth of the machine's memory of what it decoded; the rows of tiles at hand are enough (MB).
 DASK = {
     "distributed.scheduler.allowed-failures": AGAIN,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
+    "distributed.nanny.pre-spawn-environ.GDAL_CACHEMAX": 256,
 }
 #: Seconds to wait for the first worker of a cluster.
 PATIENCE = 30

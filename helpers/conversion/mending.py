@@ -29,7 +29,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from ..errors import Rejected
-from .items import bounds, name_of
+from ..stac import bounds, name_of
 
 GRID_MAPPING = "spatial_ref"
 #: Groups that are written at a time: in S3, each of their arrays costs a request.

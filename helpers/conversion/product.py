@@ -21,11 +21,10 @@ from typing import Any
 
 import fsspec
 
-from .. import objectstore, safe
+from .. import objectstore, safe, stac
 from ..download import alone, in_parallel
 from ..errors import FailedRemotely, RecipeError, Rejected
 from ..settings import Settings
-from . import items
 from .services import storage
 from .storing import TRANSFERS, Missing, Store
 
@@ -149,8 +148,8 @@ def _convert(order: Order, clock: _Clock) -> Converted:
                 place.take(zarr)
             size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
             done = replace(done, outcome=CONVERTED, mended=tuple(mended), bytes_in=size)
-        attributes = items.read_attributes(place.zarr, place.options)
-        item = items.item_of(
+        attributes = stac.read_attributes(place.zarr, place.options)
+        item = stac.item_of(
             attributes,
             place.zarr,
             product_type=attributes["stac_discovery"]["properties"]["product:type"],
@@ -212,8 +211,7 @@ def _origin(order: Order) -> dict:
         manifest = next((root / m).read_bytes() for m in safe.MANIFESTS if (root / m).is_file())
     else:
         raise Rejected(f"{source}: no folder, no archive (.zip, .tar, .tgz, .tar.gz), and no s3:// URL of one")
-    name = name.removesuffix(".SAFE").removesuffix(".SEN3")
-    return {"name": name, "manifest": f"sha256:{hashlib.sha256(manifest).hexdigest()}"}
+    return {"name": safe.name_of(name), "manifest": f"sha256:{hashlib.sha256(manifest).hexdigest()}"}
 
 
 def _of_archive(archive: str, file: Any) -> tuple[str, bytes]:
@@ -295,7 +293,7 @@ class _Place:
         """
         if not self.exists():
             return False
-        if items.read_attributes(self.zarr, self.options).get(ORIGIN) == origin:
+        if stac.read_attributes(self.zarr, self.options).get(ORIGIN) == origin:
             return True
         raise Rejected(f"{self.zarr} is there already, made of something else. Choose another target, or overwrite it.")
 
@@ -369,7 +367,7 @@ class _Bucket(_Place):
             self._store.remove(f"{self.zarr}/zarr.json")
         (made / "zarr.json").rename(last := made.with_name("zarr.json"))
         self._store.upload(made, self.zarr)
-        self._store._put(last, f"{self.zarr}/zarr.json")
+        self._store.put(last, f"{self.zarr}/zarr.json")
 
     def noted(self) -> dict | None:
         try:
@@ -381,7 +379,7 @@ class _Bucket(_Place):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(item, file, indent=1)
             file.flush()
-            self._store._put(Path(file.name), self._item)
+            self._store.put(Path(file.name), self._item)
 
     def size(self) -> int:
         return sum(self._store.objects(self.zarr).values())

@@ -38,11 +38,12 @@ def describe(work: Work, zarr: str, safe_uri: str) -> dict:
     Rejected
         It is not where the source says it lies, or the item is not valid.
     """
-    from . import items, mending  # half a second each
+    from .. import stac  # half a second each
+    from . import mending
 
     work.mended = mending.mend(zarr, safe_uri, storage_options=work.storage_options)
-    attributes = items.read_attributes(zarr, storage_options=work.storage_options)
-    item = items.item_of(
+    attributes = stac.read_attributes(zarr, storage_options=work.storage_options)
+    item = stac.item_of(
         attributes,
         zarr,
         product_type=work.plan.product_type,

@@ -265,21 +265,9 @@ def connect(settings: Settings) -> Services:
 
 def storage(settings: Settings) -> Any:
     """An S3 client for the object storage that the services work on."""
-    of_its_own = {
-        "aws_endpoint_url": settings.rspy_s3_endpoint,
-        "aws_access_key_id": settings.rspy_s3_access_key,
-        "aws_secret_access_key": settings.rspy_s3_secret_key,
-        "aws_session_token": None,
-        "aws_region": settings.rspy_s3_region,
-    }
-    return objectstore.client(
-        "s3",
-        settings.model_copy(update=of_its_own),
-        s3={"addressing_style": "path"},
-        max_pool_connections=32,
-        request_checksum_calculation="when_required",  # storages other than Amazon's refuse the checksums that
-        response_checksum_validation="when_required",  # boto3 adds otherwise
-    )
+    keys = settings.rspy_s3_access_key, settings.rspy_s3_secret_key
+    region = settings.rspy_s3_region
+    return objectstore.elsewhere(settings.rspy_s3_endpoint, *keys, settings, region=region, max_pool_connections=32)
 
 
 def redacted(said: Any) -> Any:

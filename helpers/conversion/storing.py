@@ -100,7 +100,7 @@ class Store:
             self.remove(each)
         for part in ({place: path for place, path in files.items() if place not in last}, last):
             _, failures = in_parallel(
-                {place: partial(self._put, path, place) for place, path in part.items()}, TRANSFERS
+                {place: partial(self.put, path, place) for place, path in part.items()}, TRANSFERS
             )
             if failures:
                 first = next(iter(failures.values()))
@@ -110,7 +110,8 @@ class Store:
             raise FailedRemotely(f"{uri} is not what was uploaded: {len(wrong)} objects differ, the first: {wrong[0]}")
         return sum(wanted.values())
 
-    def _put(self, path: Path, uri: str) -> None:
+    def put(self, path: Path, uri: str) -> None:
+        """Upload one file; ``Rejected`` says why if the storage refuses it."""
         bucket, key = split(uri)
         with _explained(uri):
             self._s3.upload_file(str(path), bucket, key)

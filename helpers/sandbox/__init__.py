@@ -7,10 +7,11 @@ Either inside the caller's process (:func:`start`: free ports, gone with the pro
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Thread
 from typing import Any, Self
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from flask import Flask, jsonify, request
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
 
+from ..errors import RecipeError
 from . import archive_project, osam, rspy, s3
 from .clock import Clock
 from .dpr import Cluster, Dpr, Release
@@ -31,13 +33,14 @@ from .identity import DEDL, PUBLIC_CLIENT, Identity
 from .osam import Osam
 from .products import hyp3_products
 from .stac_catalog import Catalog
+from .stac_server import Catalogue
 from .staging import Staging
 from .station import Station
 
 #: The services of RS-Server, and the first parts of their paths at its one address, "rs-server".
 RS_SERVER = {"staging": ("processes", "jobs"), "catalog": ("catalog",), "dpr": ("dpr",), "osam": ("internal",)}
 #: What the sandbox serves, each on a port of its own.
-SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage", "station", "rs-server", *RS_SERVER)
+SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage", "station", "rs-server", *RS_SERVER, "stac")
 REGION = "us-west-2"
 #: Days that products stay in the content bucket, as in the service.
 CONTENT_DAYS = 14
@@ -69,6 +72,7 @@ class Deployment:
     rs_server: Release = field(default_factory=Release)
     station_pixels: int | None = None  #: longest side of the pictures of the station's products; None: a small one
     station_suffix: str = ".zip"  #: or ".tar.gz": how the station packs them
+    catalogue: str | None = None  #: "pgstac" or "embedded"; None: pgstac on a machine that has PostgreSQL with PostGIS
 
 
 class _Handler(MotoRequestHandler):
@@ -100,7 +104,7 @@ class Sandbox:
         clock: Clock | None = None,
         deployment: Deployment = Deployment(),
     ):
-        self.host, self._ports = host, ports or {}
+        self.host, self._ports = host, dict(ports or {})
         # Listening everywhere, it is known to others by the machine's name.
         self.name = socket.gethostname() if host in ("", "0.0.0.0") else host  # noqa: S104
         self.clock = clock or Clock()
@@ -118,6 +122,7 @@ class Sandbox:
         self.staging: Staging
         self.dpr: Dpr
         self.cluster = Cluster()  #: of the conversions; survives a reset, as it takes long to warm up
+        self.catalogue: Catalogue  #: of recipe 5; its processes survive a reset as well
 
     def start(self) -> Self:
         """Start every service; ready for requests when this returns.
@@ -143,6 +148,10 @@ class Sandbox:
             for name in ("station", *RS_SERVER):
                 self._serve(name, lambda *args, name=name: getattr(self, name).app(*args))
             self._serve("rs-server", self._rs_server, watched=False)  # in the log by the name of the service
+            self.catalogue = Catalogue(
+                self.host, self._ports.get("stac", 0), self.deployment.catalogue, lambda app: self._serve("stac", app)
+            )
+            self._ports["stac"] = self.catalogue.port
             self._serve("control", _control(self), watched=False)
         except BaseException:
             self.stop()
@@ -162,7 +171,7 @@ class Sandbox:
             port = listener.getsockname()[1]
             options = {"threaded": True, "request_handler": _Handler, "fd": listener.fileno()}
             server = make_server(self.host, port, app, **options)
-        threading.Thread(target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.05,), name=f"sandbox-{name}", daemon=True).start()
         self._servers[name] = server
 
     def _fill(self) -> None:
@@ -246,7 +255,8 @@ class Sandbox:
 
     def url(self, service: str) -> str:
         """Base URL of a service, without a "/" at the end."""
-        return f"http://{self.name}:{self._servers[service].port}"
+        port = self.catalogue.port if service == "stac" else self._servers[service].port
+        return f"http://{self.name}:{port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -291,6 +301,8 @@ class Sandbox:
             "S3_REGION": REGION,
             "RSPY_POLL_SECONDS": "0.2",
             "RSPY_STATION_URL": self.url("station"),
+            "CATALOG_DSN": self.catalogue.dsn,
+            "CATALOG_API_URL": self.url("stac"),
         }
 
     def reset(self) -> None:
@@ -300,6 +312,7 @@ class Sandbox:
         self.hook.processor.stop()
         self.hyp3.processor.stop()
         s3.reset()
+        self.catalogue.reset()
         self.traffic.heal()
         self.traffic.requests.clear()
         self._fill()
@@ -310,6 +323,8 @@ class Sandbox:
             self.staging.jobs.stop()
             self.dpr.stop()
         self.cluster.stop()
+        if hasattr(self, "catalogue"):
+            self.catalogue.stop()
         for service in ("hook", "hyp3"):
             if hasattr(self, service):
                 getattr(self, service).processor.stop()
@@ -382,6 +397,11 @@ def start() -> Sandbox:
     return _running
 
 
+def _in_background(start: Callable[[], None]) -> None:
+    with suppress(RecipeError):  # whoever waits for it is told
+        start()
+
+
 def _control(sandbox: Sandbox) -> Flask:
     """The endpoint that tests, exercises and other kernels talk to."""
     app = Flask("control")
@@ -429,6 +449,17 @@ def _control(sandbox: Sandbox) -> Flask:
     def warm() -> Any:
         sandbox.warm(wait=request.args.get("wait") == "true")
         return jsonify({})
+
+    @app.post("/catalog")
+    def catalog() -> Any:
+        if request.args.get("wait") != "true":
+            Thread(target=_in_background, args=(sandbox.catalogue.start,), daemon=True).start()
+            return jsonify({"kind": sandbox.catalogue.kind, "label": sandbox.catalogue.label}), 202
+        try:
+            sandbox.catalogue.start()
+        except RecipeError as error:
+            return jsonify({"detail": str(error)}), 503
+        return jsonify({"kind": sandbox.catalogue.kind, "label": sandbox.catalogue.label})
 
     @app.put("/rules")
     def rules() -> Any:

@@ -361,7 +361,7 @@ def _make_app(service: Dpr) -> Flask:
 
     @app.get("/dpr/jobs")
     def all_jobs() -> Any:
-        return jsonify({"jobs": [jobs.form(job) for job in jobs.records.values() if not job.gone], "links": []})
+        return jsonify(jobs.listing())
 
     @app.route("/dpr/jobs/<job_id>", methods=["GET", "DELETE"])
     def one_job(job_id: str) -> Any:

@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+# As helpers/__init__.py, which is not imported here: jsonschema builds a grammar for 1.5 s otherwise.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 #: Set by the service: give up. Watched between steps.
 CANCEL = "dpr-cancel-{job}"
 #: Topic of a job's log lines.

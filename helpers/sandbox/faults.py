@@ -275,6 +275,8 @@ def _as_swift(_: dict, kind: str) -> tuple[int, str, str]:
 def _as_s3(environ: dict, kind: str) -> tuple[int, str, str]:
     """The same fault in the words of S3 or, for a POST to "/", of AWS's other services."""
     status, code = S3_ANSWERS[kind]
+    if "HTTP_X_AMZ_TARGET" in environ:  # SQS speaks JSON
+        return status, "application/x-amz-json-1.0", json.dumps({"__type": code, "message": kind})
     error = f"<Error><Code>{code}</Code><Message>{kind}</Message></Error>"
     if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] == "/":
         error = f"<ErrorResponse>{error}</ErrorResponse>"

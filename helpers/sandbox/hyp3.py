@@ -7,7 +7,6 @@ the error texts and the oddities (an unnamed job with a bucket prefix is a 500) 
 
 import base64
 import json
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -24,16 +23,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from flask import Flask, Response, abort, g, jsonify, redirect, request
 from flask.json.provider import JSONProvider
 from flask_cors import CORS
+from openapi_core import Config, OpenAPI
+from openapi_core.contrib.flask.decorators import FlaskOpenAPIViewDecorator
+from openapi_core.contrib.flask.handlers import FlaskOpenAPIErrorsHandler
 
-# jsonschema's optional check of the "iri" format compiles a grammar at import, 1 s that nothing here needs.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-from openapi_core import Config, OpenAPI  # noqa: E402
-from openapi_core.contrib.flask.decorators import FlaskOpenAPIViewDecorator  # noqa: E402
-from openapi_core.contrib.flask.handlers import FlaskOpenAPIErrorsHandler  # noqa: E402
-
-from .clock import Clock  # noqa: E402
-from .hyp3_processing import Processor, Publisher  # noqa: E402
-from .products import granule_footprint, hyp3_products  # noqa: E402
+from .clock import Clock
+from .hyp3_processing import Processor, Publisher
+from .products import granule_footprint, hyp3_products
 
 HERE = Path(__file__).parent
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there

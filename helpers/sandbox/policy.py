@@ -19,13 +19,14 @@ def verdict(policy: dict | None, principal: str, action: str, resource: str, **c
     policy:
         The policy document as stored in S3, or ``None`` when the bucket has none.
     principal:
-        ARN of who asks (``arn:aws:iam::<account>:role/<name>``), or :data:`ANONYMOUS`.
+        ARN of who asks (``arn:aws:iam::<account>:role/<name>``), a service (``s3.amazonaws.com``), or
+        :data:`ANONYMOUS`.
     action, resource:
         As ``s3:PutObject`` and ``arn:aws:s3:::bucket/key``.
     context:
         Condition keys with "_" for ":" and "-" (``aws_SecureTransport="true"``); those of the principal are known.
     """
-    if principal != ANONYMOUS:
+    if principal.startswith("arn:"):
         context |= {"aws_PrincipalArn": principal, "aws_PrincipalAccount": principal.split(":")[4]}
     # Names of condition keys are the same in any case.
     context = {name.lower(): value for name, value in ({"aws_SecureTransport": "true"} | context).items()}
@@ -60,8 +61,9 @@ def _names(statement: dict, principal: str) -> bool:
         return not _names({"Principal": statement["NotPrincipal"]}, principal)
     named = statement.get("Principal")
     entries = ["*"] if named == "*" else _listed(named.get("AWS")) if isinstance(named, dict) else []
-    if principal == ANONYMOUS:
-        return "*" in entries
+    if not principal.startswith("arn:"):
+        services = _listed(named.get("Service")) if isinstance(named, dict) else []
+        return "*" in entries or principal in services
     account = principal.split(":")[4]
     return any(entry in ("*", principal, account, f"arn:aws:iam::{account}:root") for entry in entries)
 

@@ -158,6 +158,10 @@ class Jobs:
     def form(self, job: Job) -> dict:
         return job.form(self.process_key)
 
+    def listing(self) -> dict:
+        """All jobs that were not deleted, as OGC API - Processes lists them."""
+        return {"jobs": [self.form(job) for job in self.records.values() if not job.gone], "links": []}
+
     def run(self, job: Job, work: Callable[[], None]) -> None:
         """Do ``work`` in a thread; what it raises fails the job."""
 

@@ -21,7 +21,7 @@ from moto.iam.access_control import PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import FakeBucket, FakeKey, FakeMultipart, s3_backends
 
-from . import policy
+from . import events, policy
 
 #: The sandbox user's account: moto's default for any key it does not know.
 USER_ACCOUNT = "123456789012"
@@ -79,6 +79,7 @@ def make_app(identities: dict[str, str], access_keys: dict[str, str | None]) -> 
     """
     # The guard is the only judge: moto's own evaluation does not look at the principal.
     FakeBucket.get_permission = lambda *_: PermissionResult.PERMITTED
+    events.install()
     return Guard(DomainDispatcherApplication(create_backend_app), identities, access_keys)
 
 
@@ -89,7 +90,8 @@ def create_bucket(name: str, account_id: str, region: str) -> None:
 
 
 def reset() -> None:
-    """Empty every account: buckets, objects, policies."""
+    """Empty every account: buckets, objects, policies, topics and queues."""
+    events.reset()
     s3_backends.reset()
     # moto goes through every object it ever had at each reset, and frees none.
     FakeKey.instances_tracked.clear()

@@ -211,7 +211,7 @@ def _make_app(service: Staging) -> Flask:
 
     @app.get("/jobs")
     def all_jobs() -> Any:
-        return jsonify({"jobs": [jobs.form(job) for job in jobs.records.values() if not job.gone], "links": []})
+        return jsonify(jobs.listing())
 
     @app.route("/jobs/<job_id>", methods=["GET", "DELETE"])
     def one_job(job_id: str) -> Any:

@@ -1,7 +1,7 @@
 """The conversion on a bad day: every fault of the services, kills at any moment; and that nothing of it stays behind.
 
-The services are the sandbox's, the conversion itself is a quick one except in the tests that say so: what EOPF writes
-is the business of other tests.
+The services are the sandbox's, the conversion itself is a quick one: what EOPF writes is the business of other tests
+(that of notebook 5 converts products of three missions at these services).
 """
 
 import hashlib
@@ -22,8 +22,7 @@ import cloudpickle
 import pystac
 import pytest
 
-from helpers import settings as settings_room
-from helpers.conversion import cleaning, flow, prefect_server
+from helpers.conversion import cleaning, flow
 from helpers.conversion.services import Services, storage
 from helpers.conversion.storing import Store
 from helpers.errors import Rejected
@@ -118,17 +117,6 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.1)))
 
 
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory):
-    """One Prefect server for all of these tests: started by the first, waited for when a flow runs."""
-    os.environ.pop("PREFECT_API_URL", None)
-    server = prefect_server.ensure(
-        settings_room.read().model_copy(update={"state_dir": tmp_path_factory.mktemp("prefect")})
-    )
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def quick(sandbox, monkeypatch):
     cluster = QuickCluster(sandbox.catalog.s3)
@@ -186,8 +174,10 @@ class World:
 
 
 @pytest.fixture
-def world(sandbox, quick, prefect, settings):
-    return World(sandbox, settings.model_copy(update={"prefect_api_url": prefect.url, "rspy_poll_seconds": 0.05}))
+def world(sandbox, quick, prefect_server, settings):
+    return World(
+        sandbox, settings.model_copy(update={"prefect_api_url": prefect_server.url, "rspy_poll_seconds": 0.05})
+    )
 
 
 def the_row(rows: list[dict]) -> dict:
@@ -273,31 +263,6 @@ def test_a_run_can_be_taken_back(world):
     assert cleaning.clean_up(state, world.settings) == {"items": 0, "objects": 0, "files": 0}
 
 
-def test_products_of_two_missions_are_really_converted(sandbox, prefect, settings):
-    """With EOPF on the sandbox's cluster; Sentinel-3 comes as a .SEN3 with a manifest of another name."""
-    world = World(sandbox, settings.model_copy(update={"prefect_api_url": prefect.url}))
-    olci = "S3A_OL_1_EFR____20240815T092117_20240815T092417_20240816T093811_0179_115_364_2160_PS1_O_NT_004"
-    rows = world.convert(PRODUCT, olci, deadline_minutes=5)
-    assert {row["id"]: (row["outcome"], row["reason"], row["left"]) for row in rows} == {
-        PRODUCT: ("converted", "", []),
-        olci: ("converted", "", []),
-    }
-    assert {item["properties"]["product:type"] for item in world.items()} == {"S02MSIL2A", "S03OLCEFR"}
-    trees = [xarray_groups(world.settings, row["zarr_uri"]) for row in rows]
-    assert all("/measurements" in " ".join(groups) for groups in trees)
-    assert not world.items(STAGING) and not [uri for uri in world.objects() if STAGING in uri]
-    assert [row["outcome"] for row in world.convert(PRODUCT, olci)] == ["present", "present"]
-
-
-def xarray_groups(settings, zarr_uri: str) -> list[str]:
-    import xarray
-
-    from helpers.conversion.here import storage_options
-
-    with xarray.open_datatree(zarr_uri, engine="zarr", storage_options=storage_options(settings), chunks={}) as tree:
-        return list(tree.groups)
-
-
 def test_the_flow_can_be_sent_to_another_process():
     """As `flow.serve` does it: its module by value."""
     cloudpickle.register_pickle_by_value(flow)
@@ -355,14 +320,14 @@ def test_all_that_is_wrong_with_a_run_is_said_at_once(world):
     world.check()
 
 
-def test_a_signed_link_is_not_given_to_prefect(world, prefect):
+def test_a_signed_link_is_not_given_to_prefect(world, prefect_server):
     item = world.sandbox.station.item(PRODUCT, "http://127.0.0.1:9")
     world.convert(inputs={"type": "Feature", "id": "before"})
     item["assets"]["product"]["href"] += "?X-Amz-Signature=0123456789abcdef"
     with pytest.raises(Rejected, match="hold a secret") as refused:
         world.convert(inputs=item)
     assert "0123456789abcdef" not in str(refused.value)
-    with sqlite3.connect(prefect.log.with_suffix(".db")) as database:
+    with sqlite3.connect(prefect_server.log.with_suffix(".db")) as database:
         kept = "\n".join(database.iterdump())
     assert '"before"' in kept and "0123456789abcdef" not in kept
 
@@ -505,7 +470,7 @@ def test_what_could_not_be_removed_is_told_and_removed_by_the_next_run(world):
 # --- secrets ---
 
 
-def test_no_secret_is_in_what_prefect_and_the_run_keep(world, prefect):
+def test_no_secret_is_in_what_prefect_and_the_run_keep(world, prefect_server):
     world.fail("conversion-failed", service="dpr", times=100)
     rows = world.convert(*PRODUCTS[:2], conversion_retries=0)
     secrets = [
@@ -513,10 +478,10 @@ def test_no_secret_is_in_what_prefect_and_the_run_keep(world, prefect):
         for name in ("rspy_apikey", "jupyterhub_api_token", "rspy_s3_secret_key", "rspy_s3_access_key")
     ]
     kept = json.dumps(rows) + "\n".join(world.lines)
-    for file in [*world.settings.state_dir.rglob("*"), *prefect.log.parent.rglob("*")]:
+    for file in [*world.settings.state_dir.rglob("*"), *prefect_server.log.parent.rglob("*")]:
         if file.is_file():
             kept += file.read_bytes().decode("latin-1")
-    with sqlite3.connect(prefect.log.with_suffix(".db")) as database:
+    with sqlite3.connect(prefect_server.log.with_suffix(".db")) as database:
         kept += "\n".join(database.iterdump())
     assert PRODUCT in kept and "NO FILE/DIR MATCH" in kept  # it is the right database
     # "sandbox-rspy" also begins the words of other things
@@ -590,7 +555,7 @@ def test_killed_while_it_tries_whether_it_may_write_it_leaves_nothing(world, mon
 
 def test_killed_at_ten_random_moments_it_carries_on(world, environment, prefect):
     random.seed(time.time_ns())
-    env = os.environ | environment | {"PREFECT_API_URL": prefect.ready().url}
+    env = os.environ | environment | prefect
     command = [sys.executable, "-c", FORKING]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     kills, done, station = 0, 0, str(world.settings.station_url).rstrip("/")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -130,6 +131,7 @@ CANARIES = {
     "RSPY_APIKEY": "canary-rspy-apikey-0000000001",
     "S3_SECRETKEY": "canary0rspy0secret0/+0000000000000000001",
     "JUPYTERHUB_API_TOKEN": "canary-jupyterhub-token-00000001",
+    "CATALOG_DSN": "",  # the sandbox's: its password is made when it starts
 }
 #: What services make on the way: tokens, and links with a signature in them.
 MADE = (rb"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]+", rb"temp_url_sig(?:=|%3D)[0-9a-f]{8,}", rb"Signature=[\w%]{8,}")
@@ -143,6 +145,7 @@ SERVICES = {
     "3_archive_to_s3": ("hyp3", EARTHDATA + AWS),
     "4_archive_to_disk": ("hyp3", EARTHDATA),
     "5_safe_to_zarr": ("station", ["RSPY_WEBSITE", "RSPY_OWNER_ID", "S3_ENDPOINT", "S3_ACCESSKEY", "S3_SECRETKEY"]),
+    "6_stac_ingest": ("s3", ["CATALOG_DSN", "CATALOG_API_URL", *EARTHDATA, *AWS]),
 }
 
 
@@ -151,6 +154,7 @@ LIVE = {
     "3_archive_to_s3": {"user_id": OWNER, "dry_run": False},
     "4_archive_to_disk": {"user_id": OWNER, "dry_run": False},
     "5_safe_to_zarr": {"inputs": [EXAMPLE]},
+    "6_stac_ingest": {"user_id": OWNER},
 }
 
 
@@ -164,11 +168,13 @@ def live_environment(sandbox, environment) -> dict[str, str]:
     sandbox.access_keys[key] = secret
     rspy.USERS[CANARIES["RSPY_APIKEY"]] = "live-user"
     sandbox.access_keys["sandbox-rspy"] = CANARIES["S3_SECRETKEY"]
+    sandbox.catalogue.start()
     addresses = {name: value for name, value in sandbox.environment.items() if name.endswith("_URL")}
     return environment | addresses | CANARIES | {
         "RECIPES_BACKEND": "live",
         "RECIPES_SANDBOX_URL": "",
         "EARTHDATA_TOKEN": token,
+        "CATALOG_DSN": sandbox.environment["CATALOG_DSN"],
         "HYP3_SETTLE_SECONDS": "1",
         "DESP_USERNAME": "live-user",
         "HOOK_EXTERNAL_USERNAME": "outside-user",
@@ -182,6 +188,19 @@ def live_environment(sandbox, environment) -> dict[str, str]:
         "S3_ACCESSKEY": "sandbox-rspy",
         "S3_REGION": "us-west-2",
     }  # fmt: skip
+
+
+def secrets_in(env: dict[str, str]) -> dict[str, str]:
+    """The credentials by their names; of a data source name the password, which is shown in no other way either."""
+    found = {name: env[name] for name in CANARIES}
+    return found | {"CATALOG_DSN": urlsplit(env["CATALOG_DSN"]).password}
+
+
+@pytest.fixture
+def shared(request, environment) -> dict[str, str]:
+    """The environment; the notebook that would start a Prefect server of its own each time is given one."""
+    path = getattr(request.node, "callspec", None) and request.node.callspec.params["path"]
+    return environment | (request.getfixturevalue("prefect") if path is None or path.stem[0] == "5" else {})
 
 
 def leaks(folder, secrets) -> list[str]:
@@ -199,7 +218,7 @@ def test_runs_live_and_leaks_no_secret(path, sandbox, environment, tmp_path, cap
     from helpers import runner
 
     env = live_environment(sandbox, environment)
-    secrets = {name: env[name] for name in CANARIES}
+    secrets = secrets_in(env)
     output = tmp_path / "executed" / path.name
     run = runner.run(path, LIVE.get(path.stem), output=output, html=True, deadline=120, env=env)
     assert run.outcome == "ok", run.error
@@ -207,7 +226,7 @@ def test_runs_live_and_leaks_no_secret(path, sandbox, environment, tmp_path, cap
     owners += [order.owner for order in sandbox.hook.orders.values()]
     published = [item for items in sandbox.catalog.items.values() for item in items.values()]
     owners += ["live-user" for item in published if item["properties"]["owner"] == "liveuser"]
-    assert set(owners) == {OWNER if "archive" in path.stem else "live-user"}
+    assert set(owners) == {OWNER if path.stem[0] in "346" else "live-user"}
     assert leaks(tmp_path, secrets) == []
     said = "".join(capfd.readouterr())
     assert not any(secret in said for secret in secrets.values())
@@ -229,29 +248,29 @@ def test_an_order_with_credentials_in_it_leaks_none(sandbox, environment, tmp_pa
     path = NOTEBOOKS / "2_hook_data_harvest.ipynb"
     run = runner.run(path, parameters, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
     assert run.outcome == "ok", run.error
-    assert leaks(tmp_path, {name: env[name] for name in CANARIES}) == []
+    assert leaks(tmp_path, secrets_in(env)) == []
 
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("kind", ["expired-token", "error"])
-def test_leaks_no_secret_when_it_fails(path, kind, sandbox, environment, tmp_path):
+def test_leaks_no_secret_when_it_fails(path, kind, sandbox, shared, tmp_path):
     from helpers import runner
 
-    env = live_environment(sandbox, environment)
+    env = live_environment(sandbox, shared)
     if "archive" in path.stem and kind == "error":
         kind = "forbidden"  # an outage is waited out for a minute
     sandbox.traffic.fail(kind, service=SERVICES[path.stem][0], times=1000)
     wanted = LIVE.get(path.stem) if path.stem == "5_safe_to_zarr" else None
     run = runner.run(path, wanted, output=tmp_path / "executed" / path.name, html=True, deadline=120, env=env)
     assert run.outcome == "failed"
-    assert leaks(tmp_path, {name: env[name] for name in CANARIES}) == []
+    assert leaks(tmp_path, secrets_in(env)) == []
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_live_without_credentials_stops_before_the_first_request(path, sandbox, environment, tmp_path):
     from helpers import runner
 
-    addresses = ("RSPY_WEBSITE", "RSPY_OWNER_ID", "S3_ENDPOINT", "S3_ACCESSKEY")
+    addresses = ("RSPY_WEBSITE", "RSPY_OWNER_ID", "S3_ENDPOINT", "S3_ACCESSKEY", "CATALOG_API_URL")
     env = live_environment(sandbox, environment) | dict.fromkeys((*CANARIES, *addresses, "DESP_USERNAME"), "")
     sandbox.traffic.requests.clear()
     run = runner.run(path, output=tmp_path / path.name, env=env)
@@ -282,7 +301,7 @@ def test_the_seal_holds():
         requests.get("https://example.org", timeout=5)
 
 
-def test_nbval_finds_no_broken_cell(environment):
+def test_nbval_finds_no_broken_cell(shared):
     """A second opinion, cell by cell, from another harness."""
     command = [
         sys.executable,
@@ -298,17 +317,15 @@ def test_nbval_finds_no_broken_cell(environment):
     ]
     done = subprocess.run(
         [*command, "--rootdir", str(PROJECT), *map(str, notebook_files())],
-        env=os.environ | environment, capture_output=True, text=True, timeout=400, cwd=PROJECT,
+        env=os.environ | shared, capture_output=True, text=True, timeout=400, cwd=PROJECT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_plain_papermill_runs_it_from_any_folder(path, environment, tmp_path):
+def test_plain_papermill_runs_it_from_any_folder(path, shared, tmp_path):
     command = [sys.executable, "-m", "papermill", str(path), "out.ipynb", "--no-progress-bar"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | shared, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None

@@ -95,6 +95,16 @@ def test_make_demo_in_a_fresh_clone(demo, clone):
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
 
 
+def test_the_demo_is_one_story(demo, clone):
+    """What notebooks 1 to 5 have made is in the catalogue of notebook 6."""
+    told = json.loads((clone / "outputs/demo/6_stac_ingest.results.json").read_text())
+    names = told["results"]["items"]
+    assert sum("_INT80_" in name for name in names) == 2  # delivered by HyP3
+    assert sum(name.startswith("S2A_MSIL1C_") for name in names) == 1  # harvested
+    assert sum(name.endswith("_WM") for name in names) > 4  # archived, and the samples
+    assert sum(name.startswith("S2A_MSIL2A_") for name in names) == 1  # converted
+
+
 def test_the_clone_uses_its_own_environment_and_its_own_helpers(demo, clone, machine):
     where = subprocess.run(
         [

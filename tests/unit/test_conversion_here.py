@@ -23,7 +23,8 @@ import xarray
 import zarr
 from pydantic import SecretStr
 
-from helpers.conversion import comparing, here, items, mending, product
+from helpers import stac
+from helpers.conversion import comparing, here, mending, product
 from helpers.download import alone
 from helpers.errors import Rejected
 from helpers.sandbox.safe_products import safe_archive, write_safe
@@ -118,7 +119,7 @@ def test_every_product_is_converted_with_an_item_beside_it(made):
         assert one["bytes_out"] == sum(p.stat().st_size for p in Path(one["zarr"]).rglob("*") if p.is_file())
         assert {"fetch", "read", "write", "mend", "check", "store"} == set(one["steps"])
         assert one["item"] == json.loads((made / "ours" / f"{name}.json").read_text())
-        items.validate(one["item"])
+        stac.validate(one["item"])
         assert one["item"]["id"] == name
         assert [link["rel"] for link in one["item"]["links"]] == ["derived_from"]
     left = [path.name for path in (made / "ours").iterdir()]
@@ -268,10 +269,10 @@ def labels(uri: str) -> set[tuple[str, ...]]:
 
 def test_what_eopf_has_wrong(made, tmp_path):
     """If this fails with another release of EOPF, it has learned something: see `mending`."""
-    found = items.read_attributes(str(made / "eopf" / f"{GRD}.zarr"))["stac_discovery"]
+    found = stac.read_attributes(str(made / "eopf" / f"{GRD}.zarr"))["stac_discovery"]
     assert found["id"] == "SAR Standard L1 Product" and found["bbox"][0] > found["bbox"][2]
     assert labels(str(made / "eopf" / f"{GRD}.zarr")) == {("VV", "VH")}
-    assert items.read_attributes(str(made / "eopf" / f"{L2A}.zarr"))["stac_discovery"]["id"].startswith("S02MSIL2A_")
+    assert stac.read_attributes(str(made / "eopf" / f"{L2A}.zarr"))["stac_discovery"]["id"].startswith("S02MSIL2A_")
 
 
 def test_a_zarr_of_a_service_is_mended_once(made, tmp_path):
@@ -283,7 +284,7 @@ def test_a_zarr_of_a_service_is_mended_once(made, tmp_path):
         assert mending.mend(uri, str(safe(made, name))) == []
         after = everything(Path(uri))
         assert {k: after[k] for k in pixels} == pixels
-        noted, mine = (items.read_attributes(of)["stac_discovery"] for of in (uri, ours(made, name)))
+        noted, mine = (stac.read_attributes(of)["stac_discovery"] for of in (uri, ours(made, name)))
         assert (noted["id"], noted["bbox"]) == (name, mine["bbox"])
         west, south, east, north = noted["bbox"]
         assert west < east and south < north
@@ -328,7 +329,7 @@ def test_a_zarr_of_version_2(made, tmp_path):
         old.to_zarr(uri, zarr_format=2, consolidated=True)
         assert mending.mend(uri, str(safe(made, name)))
         assert mending.mend(uri, str(safe(made, name))) == []
-        noted = items.read_attributes(uri)["stac_discovery"]
+        noted = stac.read_attributes(uri)["stac_discovery"]
         assert noted["id"] == name and noted["bbox"][0] < noted["bbox"][2]
         told = json.loads((Path(uri) / ".zmetadata").read_text())["metadata"]
         assert told[".zattrs"]["stac_discovery"] == noted
@@ -622,7 +623,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 def test_an_upload_that_breaks_off_leaves_no_zarr(made, settings, bucket, tmp_path, monkeypatch):
     order = product.Order(str(safe(made, L1C)), f"s3://{bucket}/out", settings)
     place = product._place(order, L1C)
-    put, count = product.Store._put, iter(range(1000))
+    put, count = product.Store.put, iter(range(1000))
 
     def breaks_off(self, path, uri):
         if next(count) == 40:
@@ -631,14 +632,14 @@ def test_an_upload_that_breaks_off_leaves_no_zarr(made, settings, bucket, tmp_pa
 
     shutil.copytree(ours(made, L1C), tmp_path / "work" / f"{L1C}.zarr")
     with monkeypatch.context() as patch, pytest.raises(Exception, match="no more room"):
-        patch.setattr(product.Store, "_put", breaks_off)
+        patch.setattr(product.Store, "put", breaks_off)
         place.take(tmp_path / "work" / f"{L1C}.zarr")
     assert len(product.store_of(settings).objects(place.zarr)) > 10
     assert not place.exists() and product.look(order) is None
     shutil.rmtree(tmp_path / "work")
     shutil.copytree(ours(made, L1C), tmp_path / "work" / f"{L1C}.zarr")
     place.take(tmp_path / "work" / f"{L1C}.zarr")
-    assert place.holds(items.read_attributes(ours(made, L1C))[product.ORIGIN])
+    assert place.holds(stac.read_attributes(ours(made, L1C))[product.ORIGIN])
 
 
 def test_mending_in_s3(made, settings, bucket):
@@ -647,7 +648,7 @@ def test_mending_in_s3(made, settings, bucket):
     store.upload(safe(made, GRD), safe_uri := f"s3://{bucket}/in/{GRD}.SAFE")
     assert len(mending.mend(zarr_uri, safe_uri, options)) == 5
     assert mending.mend(zarr_uri, safe_uri, options) == []
-    assert items.read_attributes(zarr_uri, options)["stac_discovery"]["id"] == GRD
+    assert stac.read_attributes(zarr_uri, options)["stac_discovery"]["id"] == GRD
     told = zarr.open_group(zarr_uri, mode="r", storage_options=options).members(max_depth=None)
     assert {tuple(map(str, a[:])) for path, a in told if path.endswith("/polarization")} == {("VH", "VV")}
 

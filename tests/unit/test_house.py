@@ -1,6 +1,7 @@
 """The files around the code agree: dependencies, Makefile, CI, hooks and the set-up script."""
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -28,11 +29,21 @@ ON_CONDA_FORGE = {
     "hyp3-sdk": ["hyp3_sdk"],
     "matplotlib": ["matplotlib-base"],  # without the Qt windows that nobody needs in a notebook
     "moto[server]": ["moto"],
+    "psycopg[binary,pool]": ["psycopg", "psycopg-pool"],  # its libpq comes from conda as well
     "pyjwt[crypto]": ["pyjwt", "cryptography"],
     "pystac[validation]": ["pystac", "jsonschema"],
 }
 #: Not on conda-forge at all; only these may stand in the pip section, beside the project itself.
-NOT_ON_CONDA_FORGE: set[str] = {"destinelab", "eopf", "eopf-geozarr", "odata-query"}
+NOT_ON_CONDA_FORGE: set[str] = {
+    "destinelab",
+    "eopf",
+    "eopf-geozarr",
+    "odata-query",
+    "pypgstac",
+    "stac-fastapi-pgstac",
+}
+#: What conda has and no wheel does: the database of notebook 6.
+ONLY_FROM_CONDA = {"postgresql", "postgis"}
 
 #: Modules that helpers/ may import although pyproject.toml names only the package that brings them along.
 COMES_WITH = {
@@ -55,7 +66,6 @@ COMES_WITH = {
     "shapely": "eopf",
     "traitlets": "ipykernel",
     "urllib3": "requests",
-    "uvicorn": "prefect",
     "werkzeug": "flask",
 }
 
@@ -101,6 +111,7 @@ def test_environment_yml_lists_what_pyproject_lists():
     listed = {match[1]: match[2] for entry in conda if (match := re.fullmatch(r"([\w.-]+?)\s*([<>=!~].*)?", entry))}
     python = listed.pop("python")
     assert listed.pop("pip") is None
+    assert {listed.pop(name) for name in ONLY_FROM_CONDA} == {None}
     assert {name: spec or "" for name, spec in listed.items()} == expected
 
     # repo2docker reads the version only from `python=3.x`
@@ -204,11 +215,15 @@ def makefile_help() -> dict[str, str]:
     return dict(line.split(None, 2)[1:] for line in done.stdout.splitlines())
 
 
+#: Targets that are parts of others.
+INNER = {"recipes"}
+
+
 def test_make_alone_lists_every_target():
     listed = makefile_help()
     assert {"help", "demo", "test", "lab", "check", "lint", "clean"} <= set(listed)
     (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)
-    assert set(phony.split()) == set(listed)
+    assert set(phony.split()) == set(listed) | INNER
 
 
 def test_every_listed_target_exists_and_sets_up_first():
@@ -435,3 +450,73 @@ def test_bootstrap_needs_nothing_but_an_old_python():
     imports = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imports |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imports <= sys.stdlib_module_names
+
+
+# bootstrap.py and the database of notebook 6
+
+
+@pytest.fixture
+def bootstrap(tmp_path, monkeypatch):
+    """bootstrap.py as a module, on a machine with Debian's apt-get (made up) and without PostGIS."""
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    postgis, self = tmp_path / "extension/postgis.control", tmp_path / "apt.log"
+    clusters = tmp_path / "etc/createcluster.conf"
+    script(
+        tmp_path / "bin/apt-get",
+        f'echo "$DEBIAN_FRONTEND $@" >> "{self}"',
+        f'case "$*" in *--download-only*) [ ! -e "{tmp_path}/stale" ]; exit;; esac',
+        f'case "$*" in *update*) rm -f "{tmp_path}/stale"; [ ! -e "{tmp_path}/offline" ]; exit;; esac',
+        f'case "$*" in *postgresql-common) mkdir "{tmp_path}/etc"; echo "a = b" > "{clusters}";;',
+        f'*postgis*) cat "{clusters}" >> "{self}"; mkdir "{postgis.parent}"; touch "{postgis}";; esac',
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.delenv("RECIPES_INSTALL_POSTGIS", raising=False)
+    monkeypatch.setattr(module.os, "geteuid", lambda: 0)
+    for name, value in {"TOOLS": tmp_path / "tools", "POSTGIS": [str(postgis)], "SERVERS": "/none/*"}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "CLUSTERS", str(clusters))
+    module.calls = lambda: self.read_text() if self.exists() else ""
+    return module
+
+
+def test_root_on_debian_gets_postgis_without_a_server_of_the_systems_own(bootstrap, tmp_path, capfd):
+    (tmp_path / "stale").touch()
+    bootstrap.ensure_postgis()
+    calls = bootstrap.calls()
+    assert calls.count("noninteractive -qq ") == len(re.findall("Acquire::http::Timeout", calls)) == 5
+    assert [word in calls for word in (" update", "postgresql-postgis", "create_main_cluster = false")] == [True] * 3
+    assert (tmp_path / "etc/createcluster.conf").read_text() == "a = b\n"
+    assert "embedded" not in capfd.readouterr().err
+    bootstrap.ensure_postgis()
+    assert bootstrap.calls() == calls  # a glance at files
+
+
+def test_postgis_that_cannot_be_fetched_is_named_once_and_stops_nothing(bootstrap, tmp_path, capfd):
+    (tmp_path / "stale").touch()
+    (tmp_path / "offline").touch()
+    bootstrap.ensure_postgis()
+    told = capfd.readouterr().err
+    assert "embedded store" in told and "apt-get install" in told
+    calls = bootstrap.calls()
+    bootstrap.ensure_postgis()
+    assert capfd.readouterr().err == "" and bootstrap.calls() == calls
+
+
+def test_nobody_but_root_installs_postgis_and_the_command_is_printed(bootstrap, monkeypatch, capfd):
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    bootstrap.ensure_postgis()
+    assert bootstrap.calls() == ""
+    assert "sudo apt-get install -y --no-install-recommends postgresql-postgis" in capfd.readouterr().err
+
+
+def test_postgis_is_left_when_asked_and_fits_the_server_that_is_here(bootstrap, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("RECIPES_INSTALL_POSTGIS", "no")
+    bootstrap.ensure_postgis()
+    assert (bootstrap.calls(), capfd.readouterr().err) == ("", "")
+    for version in (9, 16, 17):
+        (tmp_path / f"lib/{version}/bin").mkdir(parents=True)
+        (tmp_path / f"lib/{version}/bin/postgres").touch()
+    monkeypatch.setattr(bootstrap, "SERVERS", str(tmp_path / "lib/*/bin/postgres"))
+    assert bootstrap.postgis_command()[-1] == "postgresql-17-postgis-3"

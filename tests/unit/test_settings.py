@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from helpers import hyp3 as recipe
-from helpers import objectstore
+from helpers import objectstore, redaction
 from helpers import settings as room
-from helpers.errors import NotConfigured, TimedOut
+from helpers.errors import FailedRemotely, NotConfigured, TimedOut
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLE = room.example()
@@ -25,6 +25,7 @@ SECRETS = {
     if room._is_secret(field) and field != "hook_additional"
     for name in room.names(field)
 }
+SECRETS["CATALOG_DSN"] = "postgresql://reader:secret-of-catalog_dsn@db.example.org/catalog"
 
 
 class Listener:
@@ -603,3 +604,59 @@ def test_secret_values_knows_the_file_even_when_a_setting_is_wrong(tmp_path):
     write(tmp_path, "DESP_PASSWORD=password-in-the-file", "RECIPES_BACKEND=lvie")
     told = secrets_of(tmp_path, EARTHDATA_TOKEN="token-in-the-environment")
     assert told["found"] == ["password-in-the-file", "token-in-the-environment"]
+
+
+# the catalogue of notebook 6
+
+
+def test_the_catalogue_is_asked_for_by_name(live, monkeypatch):
+    with pytest.raises(NotConfigured, match=r"(?s)CATALOG_DSN.*CATALOG_API_URL"):
+        room.load().require("catalog")
+    monkeypatch.setenv("CATALOG_DSN", SECRETS["CATALOG_DSN"])
+    monkeypatch.setenv("CATALOG_API_URL", "https://stac.example.org")
+    room.load().require("catalog")
+    assert live.connections == 0
+
+
+@pytest.mark.parametrize("dsn", ["host=db password=secret-word", "mysql://me:secret-word@db/x"])
+def test_another_form_of_dsn_is_refused_and_not_shown(project, monkeypatch, dsn):
+    monkeypatch.setenv("CATALOG_DSN", dsn)
+    with pytest.raises(NotConfigured, match=r"CATALOG_DSN.*postgresql://") as raised:
+        room.read()
+    assert "secret-word" not in str(raised.value)
+
+
+def test_the_password_within_a_dsn_is_a_secret_as_written_and_as_it_is(project, monkeypatch):
+    monkeypatch.setenv("CATALOG_DSN", "postgresql://reader:secret%2Fword@db.example.org/catalog")
+    assert {"secret%2Fword", "secret/word"} <= room.secret_values()
+    text = redaction.redact("login failed: secret/word, postgresql://reader:other-word@db.example.org/x")
+    assert text == "login failed: [redacted], postgresql://reader:[redacted]@db.example.org/x"
+
+
+def test_the_sandbox_has_a_catalogue_from_the_beginning_and_starts_it_when_required(sandbox, settings, monkeypatch):
+    started = []
+    monkeypatch.setattr(sandbox.catalogue, "start", lambda: started.append(True))
+    assert settings.catalog_dsn.get_secret_value() == sandbox.catalogue.dsn
+    assert str(settings.catalog_api_url).rstrip("/") == sandbox.url("stac")
+    settings.require("aws", "earthdata")
+    assert not started
+    settings.require("catalog")
+    assert started
+
+
+def test_a_catalogue_that_does_not_start_says_why(sandbox, settings, monkeypatch):
+    def fail():
+        raise FailedRemotely("no space left on device")
+
+    monkeypatch.setattr(sandbox.catalogue, "start", fail)
+    with pytest.raises(FailedRemotely, match="no space left on device"):
+        settings.require("catalog")
+
+
+def test_a_real_catalogue_is_never_used_by_the_sandbox(environment, project, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CATALOG_DSN", "postgresql://me:secret-word@db.example.org/catalog")
+    monkeypatch.setenv("CATALOG_API_URL", "https://stac.example.org")
+    settings = room.load()
+    assert "example.org" not in settings.catalog_dsn.get_secret_value() + str(settings.catalog_api_url)

@@ -1,25 +1,28 @@
-"""The STAC item of a converted product: from what EOPF noted in the Zarr's root, put right where that is not STAC."""
+"""STAC items: where something lies, which extensions it uses, and the item of a Zarr that EOPF converted.
+
+The item of a Zarr is made from what EOPF noted in its root, put right where that is not STAC.
+"""
 
 import json
 import posixpath
-from collections.abc import Iterator
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import fsspec
-import pystac
+from . import schemas
+from .errors import Rejected
 
-from ..errors import NotConfigured, Rejected
+if TYPE_CHECKING:
+    import pystac
 
 MEDIA_TYPE = "application/vnd+zarr"
-#: Schemas of the STAC extensions, by the beginning of the properties that they describe. EOPF brings all of them, so
-#: that an item is validated without a network.
+#: Schemas of the STAC extensions, by the beginning of the properties that they describe; all are in :mod:`schemas`.
 EXTENSIONS = {
     "classification": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
     "eo": "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
     "eopf": "https://cs-si.github.io/eopf-stac-extension/v1.2.0/schema.json",
+    "file": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+    "grid": "https://stac-extensions.github.io/grid/v1.1.0/schema.json",
     "processing": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
     "product": "https://stac-extensions.github.io/product/v1.0.0/schema.json",
     "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -44,10 +47,17 @@ def read_attributes(zarr_uri: str, storage_options: dict | None = None) -> dict:
     Rejected
         There is no Zarr at ``zarr_uri``, or its attributes cannot be read.
     """
+    import fsspec  # here, and pystac below: what only looks at the schemas need not wait for them
+
     files, root = fsspec.core.url_to_fs(str(zarr_uri), **(storage_options or {}))
+    return attributes_of(lambda file: files.cat_file(posixpath.join(root, file)), zarr_uri)
+
+
+def attributes_of(read: Callable[[str], bytes], zarr_uri: str) -> dict:
+    """As :func:`read_attributes`, of a Zarr whose files ``read`` gives by their names (or FileNotFoundError)."""
     for file, take in (("zarr.json", lambda content: content.get("attributes", {})), (".zattrs", lambda c: c)):
         try:
-            return take(json.loads(files.cat_file(posixpath.join(root, file))))
+            return take(json.loads(read(file)))
         except FileNotFoundError:
             continue
         except (ValueError, AttributeError):
@@ -63,7 +73,7 @@ def item_of(
     geometry: dict | None = None,
     derived_from: str | None = None,
     properties: dict | None = None,
-) -> pystac.Item:
+) -> "pystac.Item":
     """The STAC item of the converted product at ``zarr_uri``; it is valid.
 
     Parameters
@@ -100,7 +110,7 @@ def item_of(
     content = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": _extensions([told, asset]),
+        "stac_extensions": extensions_of([told, asset]),
         "id": name,
         "geometry": place,
         "bbox": bounds(place),
@@ -108,12 +118,14 @@ def item_of(
         "links": [{"rel": "derived_from", "href": derived_from}] if derived_from else [],
         "assets": {name: asset},
     }
-    for error in _errors(content):  # of what EOPF notes in its own way; it stays in the Zarr
-        where = list(error.absolute_path)
-        if where[:1] == ["properties"] and where[1:2] and where[1] not in ("product:type", *(properties or {})):
-            told.pop(where[1], None)
-    content["stac_extensions"] = _extensions([told, asset])
+    for fault in schemas.faults(content):  # of what EOPF notes in its own way; it stays in the Zarr
+        match fault.path:
+            case ["properties", str(name), *_] if name not in ("product:type", *(properties or {})):
+                told.pop(name, None)
+    content["stac_extensions"] = extensions_of([told, asset])
     validate(content)
+    import pystac
+
     return pystac.Item.from_dict(content)
 
 
@@ -146,7 +158,8 @@ def _typed(noted: dict) -> dict:
     return told
 
 
-def _extensions(content: list[dict]) -> list[str]:
+def extensions_of(content: Any) -> list[str]:
+    """The extensions that properties and assets use, of those in :data:`EXTENSIONS`."""
     return sorted({EXTENSIONS[prefix] for prefix in _prefixes(content) if prefix in EXTENSIONS})
 
 
@@ -167,9 +180,11 @@ def bounds(geometry: dict) -> list[float]:
 
     One that crosses the antimeridian has its west greater than its east (RFC 7946, section 5.2).
     """
-    points = list(_points(geometry["coordinates"]))
-    longitudes, latitudes = [point[0] for point in points], [point[1] for point in points]
-    if max(longitudes) - min(longitudes) > 180:  # no product is that large: it goes round the other way
+    rings = list(_rings(geometry["coordinates"]))
+    longitudes, latitudes = ([point[axis] for ring in rings for point in ring] for axis in (0, 1))
+    if 90 in map(abs, latitudes):  # all longitudes meet there
+        return [-180.0, min(latitudes), 180.0, max(latitudes)]
+    if max(longitudes) - min(longitudes) > 180 and not any(map(_wide, rings)):  # it goes round the other way
         longitudes = [longitude % 360 for longitude in longitudes]
     west, east = ((longitude + 180) % 360 - 180 if longitude > 180 else longitude for longitude in _ends(longitudes))
     return [west, min(latitudes), east, max(latitudes)]
@@ -179,12 +194,67 @@ def _ends(numbers: list[float]) -> tuple[float, float]:
     return min(numbers), max(numbers)
 
 
-def _points(coordinates: list) -> Iterator[list[float]]:
+def _wide(ring: list[list[float]]) -> bool:
+    """Whether it goes round half of the earth step by step; one that crosses the antimeridian leaps."""
+    longitudes = [point[0] for point in ring]
+    steps = [abs(one - other) for one, other in pairwise(longitudes)]
+    return max(longitudes) - min(longitudes) > 180 and all(step <= 180 or step == 360 for step in steps)
+
+
+def _rings(coordinates: list) -> Iterator[list[list[float]]]:
+    """The lists of positions in the coordinates of any GeoJSON geometry."""
     if isinstance(coordinates[0], int | float):
+        yield [coordinates]
+    elif isinstance(coordinates[0][0], int | float):
         yield coordinates
     else:
         for inner in coordinates:
-            yield from _points(inner)
+            yield from _rings(inner)
+
+
+def on_earth(place: Any, crs: Any = None) -> dict:
+    """A shapely polygon, or several, as GeoJSON: longitude and latitude in degrees, cut at the antimeridian.
+
+    Outlines only, counter-clockwise (RFC 7946, sections 3.1.6 and 3.1.9), with 6 decimals: 0.1 m.
+
+    Parameters
+    ----------
+    place:
+        In the coordinates of ``crs``; long edges are divided first, because on the earth they are no straight lines.
+        Of longitudes and latitudes if there is none: then an edge of more than 180 degrees goes round the other way.
+    """
+    from shapely import affinity, box, make_valid, segmentize, set_precision
+    from shapely.geometry import MultiPolygon, mapping
+    from shapely.geometry.polygon import orient
+
+    if crs is not None:
+        place = segmentize(place, place.length / 16)
+    world, pieces = box(-180, -90, 180, 90), []
+    for part in getattr(place, "geoms", [place]):
+        outline = make_valid(_unwrapped(list(part.exterior.coords), crs))
+        for turn in (-360, 0, 360):
+            pieces.append(set_precision(affinity.translate(outline, turn).intersection(world), 1e-6))
+    polygons = [orient(one) for piece in pieces for one in getattr(piece, "geoms", [piece]) if one.area > 0]
+    shape = polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
+    return json.loads(json.dumps(mapping(shape)), parse_float=lambda text: round(float(text), 6))
+
+
+def _unwrapped(points: list[tuple], crs: Any) -> Any:
+    """The polygon on the earth with longitudes that run on across the antimeridian, and along a pole that is in it."""
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+    from shapely.geometry import Polygon
+
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    if crs is not None and CRS.from_user_input(crs) != CRS.from_epsg(4326):
+        x, y, *_ = transform(crs, "EPSG:4326", x, y)
+    for i in range(1, len(x)):
+        x[i] += 360 * round((x[i - 1] - x[i]) / 360)
+    ring = list(zip(x, y, strict=True))
+    if abs(x[-1] - x[0]) > 180:
+        pole = 90.0 if sum(y) > 0 else -90.0
+        ring += [(x[-1], pole), (x[0], pole)]
+    return Polygon(ring)
 
 
 def _overlap(one: dict, other: dict) -> bool:
@@ -203,38 +273,10 @@ def validate(item: dict) -> None:
         With all problems at once.
     """
     problems = [
-        f"{uri}: an extension whose schema is not here" for uri in item["stac_extensions"] if uri not in _schemas()
+        f"{uri}: an extension whose schema is not here"
+        for uri in item.get("stac_extensions", [])
+        if not schemas.known(uri)
     ]
-    problems += [f"{error.json_path}: {error.message[:200]}" for error in _errors(item)]
+    problems += [str(fault) for fault in schemas.faults(item)]
     if problems:
         raise Rejected.because(f"The item of {item['id']} would not be valid STAC", problems)
-
-
-def _errors(item: dict) -> list[Any]:
-    """What the schemas say against an item: one error for each of its parts that is wrong."""
-    import jsonschema
-    from referencing import Registry, Resource
-
-    schemas, errors = _schemas(), []
-    registry = Registry().with_resources((uri, Resource.from_contents(schema)) for uri, schema in schemas.items())
-    for uri in (_CORE, *item["stac_extensions"]):
-        if schema := schemas.get(uri):
-            found = jsonschema.validators.validator_for(schema)(schema, registry=registry).iter_errors(item)
-            errors += [jsonschema.exceptions.best_match([error]) for error in found]
-    return errors
-
-
-_CORE = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
-
-
-@cache
-def _schemas() -> dict[str, dict]:
-    """JSON schemas by their address: pystac's, and those of extensions that EOPF brings."""
-    from pystac.validation.local_validator import get_local_schema_cache
-
-    eopf = find_spec("eopf")  # found, not imported
-    if eopf is None:
-        raise NotConfigured("The schemas of STAC extensions come with EOPF: pip install 'eopf>=3'")
-    folder = Path(eopf.submodule_search_locations[0]) / "product" / "stac_extensions"
-    brought = [json.loads(file.read_text()) for file in sorted(folder.rglob("*.json"))]
-    return {schema["$id"].removesuffix("#"): schema for schema in brought if "$id" in schema} | get_local_schema_cache()

@@ -6,7 +6,7 @@ import pystac
 import pytest
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
-from helpers.conversion import items
+from helpers import schemas, stac
 from helpers.errors import Rejected
 
 SQUARE = {"type": "Polygon", "coordinates": [[[13.0, 47.0], [14.0, 47.0], [14.0, 48.0], [13.0, 48.0], [13.0, 47.0]]]}
@@ -37,7 +37,7 @@ def attributes(geometry=SQUARE, bbox=(14.0, 47.0, 13.0, 48.0), **properties) -> 
 
 
 def item(*, product_type="S02MSIL2A", **options) -> pystac.Item:
-    return items.item_of(options.pop("attributes", attributes()), URI, product_type=product_type, **options)
+    return stac.item_of(options.pop("attributes", attributes()), URI, product_type=product_type, **options)
 
 
 def test_what_the_item_is():
@@ -88,7 +88,7 @@ def test_properties_that_were_asked_for_are_not_left_out_silently():
 def test_the_item_is_valid_by_pystac_too():
     """Its validator with the schemas at hand: it would ask the network for those of extensions."""
     validator = JsonSchemaSTACValidator()
-    validator.schema_cache |= items._schemas()
+    validator.schema_cache |= schemas.load()
     made = item()
     valid = validator.validate(made.to_dict(), "Feature", "1.1.0", made.stac_extensions)
     assert len(valid) == 1 + len(made.stac_extensions)
@@ -98,7 +98,7 @@ def test_an_item_without_a_schema_is_refused():
     content = item().to_dict()
     content["stac_extensions"].append("https://example.org/unknown/v1.0.0/schema.json")
     with pytest.raises(Rejected, match=r"unknown/v1\.0\.0"):
-        items.validate(content)
+        stac.validate(content)
 
 
 def test_the_source_knows_better_where_it_lies():
@@ -117,8 +117,8 @@ def test_another_place_is_another_product():
 def test_bounds_across_the_antimeridian(longitudes, west, east):
     a, b = longitudes
     ring = [[a, 10], [b, 10], [b, 12], [a, 12], [a, 10]]
-    assert items.bounds({"type": "Polygon", "coordinates": [ring]}) == [west, 10, east, 12]
-    assert items.bounds({"type": "MultiPolygon", "coordinates": [[ring]]}) == [west, 10, east, 12]
+    assert stac.bounds({"type": "Polygon", "coordinates": [ring]}) == [west, 10, east, 12]
+    assert stac.bounds({"type": "MultiPolygon", "coordinates": [[ring]]}) == [west, 10, east, 12]
 
 
 def test_a_zarr_that_tells_nothing():
@@ -132,19 +132,19 @@ def test_attributes_of_both_versions(tmp_path, version):
     import zarr
 
     zarr.create_group(tmp_path / "x.zarr", zarr_format=version, attributes={"stac_discovery": {"id": "x"}})
-    assert items.read_attributes(str(tmp_path / "x.zarr")) == {"stac_discovery": {"id": "x"}}
-    assert items.read_attributes(f"{tmp_path}/x.zarr/") == {"stac_discovery": {"id": "x"}}
+    assert stac.read_attributes(str(tmp_path / "x.zarr")) == {"stac_discovery": {"id": "x"}}
+    assert stac.read_attributes(f"{tmp_path}/x.zarr/") == {"stac_discovery": {"id": "x"}}
 
 
 def test_attributes_of_no_zarr(tmp_path):
     with pytest.raises(Rejected, match="no Zarr at"):
-        items.read_attributes(str(tmp_path / "x.zarr"))
+        stac.read_attributes(str(tmp_path / "x.zarr"))
     (tmp_path / "x.zarr").mkdir()
     (tmp_path / "x.zarr" / "zarr.json").write_text('{"attributes": ')
     with pytest.raises(Rejected, match="no JSON object"):
-        items.read_attributes(str(tmp_path / "x.zarr"))
+        stac.read_attributes(str(tmp_path / "x.zarr"))
 
 
 def test_names():
-    assert items.name_of(URI) == NAME
-    assert items.name_of("/data/a.zarr/") == "a"
+    assert stac.name_of(URI) == NAME
+    assert stac.name_of("/data/a.zarr/") == "a"

@@ -1,0 +1,143 @@
+"""What there is to catalogue: the products below an address, and those that the other notebooks left behind."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from .. import safe
+from ..errors import RecipeError, Rejected
+from ..settings import Settings
+from ..state import RunState
+from .places import Missing, find
+
+#: How folders end that are a product as a whole.
+WHOLE = (".SAFE", ".SEN3", ".zarr")
+RASTERS = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Product:
+    """Something to make an item of."""
+
+    address: str  #: for ``create_item``
+    settings: Settings = field(repr=False)  #: with the credentials for where it is
+    origin: str = "sources"  #: which notebook left it, or "sources"
+
+    @property
+    def name(self) -> str:
+        return self.address.rpartition("/")[2]
+
+
+def products(address: str, settings: Settings) -> list[str]:
+    """The addresses of all products at or below an address, sorted.
+
+    A product is a SAFE or Zarr folder, an archive, the files of one HyP3 product wherever they lie together (its
+    address ends in its name, whether or not there is a folder of that name), and each other GeoTIFF.
+
+    Raises
+    ------
+    Rejected
+        There is nothing at ``address``, or it cannot be read.
+    """
+    from .of_hyp3 import ANY
+
+    address = address.rstrip("/")
+    with find(address, settings) as place:
+        root, name, files = place.url, place.name, list(place.files)
+    if _is_product(name) or _is_product(address) or files == [name] or ANY.fullmatch(name):
+        return [address] if _product_of(address.rpartition("/")[2]) else []
+    return sorted(f"{root}/{path}" for path in {_product_of(file) for file in files} if path)
+
+
+def _is_product(name: str) -> bool:
+    return name.endswith(WHOLE) or safe.is_archive(name)
+
+
+def _product_of(file: str) -> str:
+    """The product that a file belongs to, as the path below the address; "" for none."""
+    from .of_hyp3 import ANY
+
+    path = PurePosixPath(file)
+    for folder in reversed([path, *path.parents]):
+        if folder.name.endswith(WHOLE):
+            return str(folder)
+    if hyp3 := ANY.match(path.name):
+        folder = path.parent
+        return str(folder if folder.name == hyp3[0] else folder / hyp3[0])
+    return str(path) if _is_product(path.name) or path.suffix.lower() in RASTERS else ""
+
+
+def wanted(sources: list[str], settings: Settings) -> list[Product]:
+    """The products at or below ``sources``, each once.
+
+    Raises
+    ------
+    Rejected
+        With every address that has nothing, or cannot be read.
+    """
+    found, problems = dict[str, Product](), []
+    for source in sources:
+        try:
+            below = products(source, settings)
+        except RecipeError as error:
+            problems.append(str(error))
+            continue
+        if not below:
+            problems.append(f"{source}: no product is there (.SAFE, .SEN3, .zarr, archives of these, HyP3's, GeoTIFF)")
+        found |= {address: Product(address, settings) for address in below}
+    if problems:
+        raise Rejected.because("These sources cannot be catalogued", problems)
+    return list(found.values())
+
+
+def left_here(settings: Settings, run_id: str) -> list[Product]:
+    """What notebooks 1 to 5 made at this service and left: in buckets, on this disk, in RS-PYTHON's storage.
+
+    Known from what their runs noted (:class:`helpers.state.RunState`, the records of archives); what is gone since is
+    left out.
+    """
+    found: dict[str, Product] = {}
+    for origin, address, where in _noted(settings, run_id):
+        try:
+            below = products(address, where)
+        except (Missing, Rejected):
+            continue  # cleaned up meanwhile, or of an earlier sandbox
+        found |= {one: Product(one, where, origin) for one in below if one not in found}
+    return list(found.values())
+
+
+def _noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
+    """Notebook, address, and the settings to read it with."""
+    noted: dict[tuple[str, str], Settings] = {}
+    for written in RunState(settings, "hyp3", run_id).of_all_runs("written"):
+        for bucket, keys in written.items():
+            folders = {key.rpartition("/")[0] for key in keys}
+            noted |= {("notebook 1", f"s3://{bucket}/{folder}".rstrip("/")): settings for folder in folders}
+    for written in RunState(settings, "hook", run_id).of_all_runs("written"):
+        noted |= {("notebook 2", path): settings for path in written.get("paths", [])}
+    for summary in sorted((settings.output_dir / "archive").glob("*/*/summary.json")):
+        target = json.loads(summary.read_text()).get("target", "")
+        number = 3 if target.startswith("s3://") else 4
+        if target:
+            noted[f"notebook {number}", target] = settings
+    runs = RunState(settings, "conversion", run_id)
+    for items in runs.of_all_runs("items"):
+        published = [item["published"]["zarr"] for item in items.values() if item.get("published")]
+        noted |= {("notebook 5", zarr): _of_rspy(settings) for zarr in published}
+    for folder in runs.of_all_runs("folder"):
+        zarrs = [zarr for zarr in sorted(Path(folder).glob("*.zarr")) if not zarr.stem.endswith("-overviews")]
+        noted |= {("notebook 5", str(zarr)): settings for zarr in zarrs}
+    return [(origin, address, where) for (origin, address), where in noted.items()]
+
+
+def _of_rspy(settings: Settings) -> Settings:
+    """To read what is in the object storage of RS-PYTHON as if it were Amazon's."""
+    return settings.model_copy(
+        update={
+            "aws_endpoint_url": settings.rspy_s3_endpoint,
+            "aws_access_key_id": settings.rspy_s3_access_key,
+            "aws_secret_access_key": settings.rspy_s3_secret_key,
+            "aws_session_token": None,
+            "aws_region": settings.rspy_s3_region,
+        }
+    )
