@@ -168,8 +168,9 @@ def install(rebuild):
         run(uv, "venv", "--quiet", "--python", python, "--prompt", ROOT.name, str(STAMP.parent))
     STAMP.write_text("unfinished", encoding="utf-8")
     into = ["--python", str(VENV_PYTHON), *quiet]
-    # Bytecode now: without it each new process pays again where PYTHONDONTWRITEBYTECODE is set.
-    run(uv, "pip", "sync", *into, "--require-hashes", "--compile-bytecode", str(CONSTRAINTS))
+    # Where Python keeps no bytecode, each new process would pay again; elsewhere the first one leaves what it needs.
+    bytecode = ["--compile-bytecode"] if sys.dont_write_bytecode else []
+    run(uv, "pip", "sync", *into, "--require-hashes", *bytecode, str(CONSTRAINTS))
     # hatchling is in constraints.txt and installed by now: no isolated build that fetches an unpinned one.
     run(uv, "pip", "install", *into, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     STAMP.write_text(look()[2], encoding="utf-8")

@@ -60,6 +60,7 @@ def cleanup(argv: list[str]) -> int:
     from .state import RunState
 
     try:
+        _need_a_sandbox(run_id)
         settings = settings_room.load()
         states = {recipe: RunState(settings, recipe, run_id, cleaning=True) for recipe in CLEANERS}
         if not any(state.known for state in states.values()):
@@ -72,6 +73,19 @@ def cleanup(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return 5 if isinstance(error, NotConfigured) else 1
     return 0
+
+
+def _need_a_sandbox(run_id: str) -> None:
+    """Refuse to start one for this: it would be empty, and what its runs leave ends with the sandbox they ran in."""
+    settings = settings_room.read()
+    if settings.backend == "live" or settings.sandbox_url or settings_room.in_process_sandbox():
+        return
+    if settings_room.running_sandbox(settings.state_dir) is None:
+        raise Rejected(
+            f"No shared sandbox is running, so there is nothing of run {run_id!r}: what a run adds to a notebook's own"
+            " sandbox goes with it. `python -m helpers sandbox` starts a shared one, in which runs are kept until it"
+            " ends; for the real services, set RECIPES_BACKEND=live."
+        )
 
 
 def _clean_hyp3(settings: Settings, state: RunState) -> str:

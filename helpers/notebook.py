@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -165,10 +166,9 @@ def show_table(rows: list[dict], empty: str = "nothing") -> None:
         _show(f"<p>{escape(empty)}</p>", empty)
         return
     head = "".join(f"<th style='text-align:left'>{escape(str(key))}</th>" for key in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{escape(_text(v))}</td>" for v in row.values()) + "</tr>"
-        for row in rows
-    )
+    # Long addresses are broken anywhere, or the columns behind them are cut off.
+    cell = "<td style='text-align:left;overflow-wrap:anywhere;min-width:4em'>"
+    body = "".join("<tr>" + "".join(f"{cell}{escape(_text(v))}</td>" for v in row.values()) + "</tr>" for row in rows)
     plain = "\n".join("  ".join(f"{k}: {_text(v)}" for k, v in row.items()) for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     _show(table, plain)
@@ -303,17 +303,27 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
     ----------
     products:
         By the label to print beside it: a GeoJSON Polygon, and a raster that knows its place (by a projection or by
-        ground control points), of which the first band, or the first three as red, green and blue, is shown.
+        ground control points), of which the first band, or the first three as red, green and blue, is shown; only the
+        outline if it cannot be opened (any more).
     """
+    if not products:
+        _show("<p>There is nothing to show on a map.</p>", "There is nothing to show on a map.")
+        return
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
+    places: list[tuple[float, float]] = []
     for label, (outline, picture) in products.items():
         ring = outline["coordinates"][0]
         if picture:
-            values, extent = _picture(picture)
-            axes.imshow(values, extent=extent)
+            with suppress(rasterio.errors.RasterioIOError):
+                values, extent = _picture(picture)
+                axes.imshow(values, extent=extent)
         axes.plot(*zip(*ring, strict=True), color="#D55E00", linewidth=1.5)
-        _label(axes, label, sum(lon for lon, _ in ring[:-1]) / (len(ring) - 1), max(lat for _, lat in ring))
+        place = sum(lon for lon, _ in ring[:-1]) / (len(ring) - 1), max(lat for _, lat in ring)
+        width = max(lon for lon, _ in ring) - min(lon for lon, _ in ring)
+        before = sum(abs(place[0] - x) < width and abs(place[1] - y) < width / 4 for x, y in places)
+        _label(axes, label, *place, above=before)
+        places.append(place)
     _frame(axes, [corner for outline, _ in products.values() for corner in outline["coordinates"][0]])
     middle = sum(axes.get_ylim()) / 2
     axes.set_aspect(1 / max(math.cos(math.radians(middle)), 0.1))  # a degree of longitude is that much shorter
@@ -324,10 +334,10 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
     show_figure(figure, f"Map of {', '.join(products)}, {extent}")
 
 
-def _label(axes: Any, text: str, x: float, y: float) -> None:
-    """Write ``text`` just above a place, so that it hides nothing of it."""
+def _label(axes: Any, text: str, x: float, y: float, above: int = 0) -> None:
+    """Write ``text`` just above a place, so that it hides nothing of it, and above so many others there."""
     box = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1}
-    axes.annotate(text, (x, y), (0, 4), textcoords="offset points", fontsize=8, ha="center", bbox=box)
+    axes.annotate(text, (x, y), (0, 4 + 12 * above), textcoords="offset points", fontsize=8, ha="center", bbox=box)
 
 
 def _frame(axes: Any, points: Iterable[tuple[float, float]]) -> None:
@@ -341,7 +351,8 @@ def _picture(path: Path) -> tuple[Any, tuple[float, float, float, float]]:
     """A raster for ``imshow``, reduced and warped to longitude and latitude: shades with transparency, and extent."""
     with rasterio.open(path) as source:
         height, width = _fitting(source.height, source.width)
-        values = source.read([1, 2, 3] if source.count >= 3 else [1, 1, 1], out_shape=(3, height, width)).astype("f4")
+        shown = [1, 2, 3] if source.count >= 3 else [1, 1, 1]
+        values = source.read(shown, out_shape=(3, height, width), masked=True).astype("f4").filled(np.nan)
         down, across = height / source.height, width / source.width
         if source.crs:
             place = {"src_crs": source.crs, "src_transform": source.transform @ Affine.scale(1 / across, 1 / down)}

@@ -323,7 +323,7 @@ class Settings(BaseSettings):
     def _is_a_dsn(cls, dsn: SecretStr | None) -> SecretStr | None:
         """One that the stores understand; libpq's other form (host=... password=...) is refused."""
         if dsn and not dsn.get_secret_value().startswith(DSN_SCHEMES):
-            raise ValueError(f"it begins with one of {', '.join(DSN_SCHEMES)}")
+            raise ValueError(f"must begin with one of {', '.join(DSN_SCHEMES)}")
         return dsn
 
     @field_validator("hook_additional", mode="before")
@@ -576,7 +576,9 @@ def _problem(error: Any, file: Path | None) -> str:
     name = str(error["loc"][0])
     field = next((f for f in Settings.model_fields if name in (f, *names(f))), name)
     found = "********" if _is_secret(field) else repr(_raw(name, file))
-    return f"{name}: found {found}; {error['msg'][0].lower()}{error['msg'][1:]}"
+    ours = error["msg"].removeprefix("Value error, ")  # pydantic's word for what our own validators say
+    why = ours if ours != error["msg"] else f"{ours[0].lower()}{ours[1:]}"
+    return f"{name}: found {found}; {why}"
 
 
 def _raw(name: str, file: Path | None) -> str | None:

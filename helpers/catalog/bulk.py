@@ -179,7 +179,8 @@ def alone(connection: psycopg.Connection, name: str) -> Iterator[None]:
 
 
 def said(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; lines that begin anew are sentences."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    text = " ".join((primary or str(error)).split())[:500]
-    return text if text.endswith(".") else f"{text}."
+    text = re.sub(r"(?<=[^\s.:?!])\s*\n\s*(?=[A-Z])", ". ", (primary or str(error)).strip())
+    text = " ".join(text.split())[:500]
+    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from ..errors import RecipeError, Rejected, TimedOut
 from ..settings import Settings
 from .loading import Loader
 from .store import Loaded
+from .telling import some, told
 
 #: Messages of one call to SQS, and calls at a time.
 TEN, CALLS = 10, 8
@@ -40,11 +41,21 @@ class Consumed:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        done = self.items
-        counts = {"stored": done.stored, "stale": done.stale, "duplicates": done.duplicates, "removed": self.removed}
-        counts["failed"] = len(self.failed)
-        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count or what == "stored")
-        return f"{self.messages:,} messages in {self.seconds:.1f} s: {told}"
+        if not self.messages:
+            return f"no messages in {self.seconds:.1f} s"
+        became = _became(self.items, self.removed, self.failed)
+        return f"{some(self.messages, 'message')} in {self.seconds:.1f} s: {became}"
+
+
+def _became(done: Loaded, removed: int, failed: Sized) -> str:
+    return told(
+        (done.stored, "item(s) stored"),
+        (done.stale, "stale"),
+        (done.duplicates, "duplicate(s)"),
+        (removed, "removed"),
+        (len(failed), "failed"),
+        none="nothing to store",
+    )
 
 
 class Consumer:
@@ -230,7 +241,8 @@ class Consumer:
         for one in held:
             done.failed.pop(one["MessageId"], None)
         done.failed |= self._loader.reasons
-        self._show(f"{len(held):,} messages: {self._loader.loaded.stored:,} items stored, {len(failed):,} failed")
+        became = _became(self._loader.loaded, self._loader.removed, failed)
+        self._show(f"{some(len(held), 'message')}: {became}")
 
     def _pause(self, one: dict) -> int:
         """Seconds until a failed message comes again."""

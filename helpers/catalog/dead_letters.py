@@ -22,6 +22,7 @@ from . import messages
 from .publishing import encoded, named, put
 from .sending import BATCH, SNS_LIMIT, WORKERS, deliver, explained, in_parallel, raise_failed, s3_event, to_queue
 from .store import Origin, Store
+from .telling import told
 
 #: Seconds for which letters are hidden from others while they are read.
 HOLD = 300
@@ -56,6 +57,17 @@ class Redriven:
     gone: int = 0  #: no longer in the queue, or somebody else is reading them: not sent
     twice: int = 0  #: of those sent, still dead letters as well, as SQS did not delete them
 
+    def __str__(self) -> str:
+        return told(
+            (self.sent, "sent again"),
+            (self.fixed, "of them mended"),
+            (self.twice, "of them still dead letters as well"),
+            (self.rewritten, "object(s) written anew"),
+            (self.left, "left where they are" if self.left > 1 else "left where it is"),
+            (self.gone, "gone meanwhile"),
+            none="nothing sent again",
+        )
+
 
 @dataclass(frozen=True)
 class Archived:
@@ -64,6 +76,10 @@ class Archived:
     archived: int = 0
     gone: int = 0  #: no longer in the queue, or somebody else is reading them
     twice: int = 0  #: of those archived, still in the queue as well
+
+    def __str__(self) -> str:
+        kept = (self.twice, "of them still in the queue as well")
+        return told((self.archived, "archived"), kept, (self.gone, "gone meanwhile"), none="nothing archived")
 
 
 # --- look ---
@@ -194,7 +210,10 @@ def grouped(letters: Iterable[Letter], examples: int = 3) -> list[dict]:
     rows = []
     for kind, those in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
         reasons, names = {one.reason for one in those}, [name for one in those for name in one.about or (one.id,)]
-        shown = [*names[:examples], *([f"and {len(names) - examples} more"] if len(names) > examples else [])]
+        shown = [
+            *map(_short, names[:examples]),
+            *([f"and {len(names) - examples} more"] if len(names) > examples else []),
+        ]
         oldest = min(one.sent for one in those)
         reason = min(reasons) if len(reasons) == 1 else kind
         rows.append(
@@ -206,6 +225,12 @@ def grouped(letters: Iterable[Letter], examples: int = 3) -> list[dict]:
             }
         )
     return rows
+
+
+def _short(name: str) -> str:
+    """The address of an object by the end of its key; ``collection/id`` as it is."""
+    parts = name.removeprefix("s3://").split("/")
+    return name if not name.startswith("s3://") or len(parts) < 4 else f".../{'/'.join(parts[-2:])}"
 
 
 def _kind(letter: Letter) -> str:
@@ -248,7 +273,7 @@ def redrive(
     rewrite:
         Such an item is fixed in its object: it is written anew (unless somebody else has done so meanwhile) and
         announced. Otherwise the fixed item itself is sent, and the object stays bad: :mod:`helpers.catalog.drift` will
-        say that it is missing from the catalogue.
+        say that its item is held by a message, or, if its key does not tell the item, that it is missing.
 
     Raises
     ------

@@ -23,9 +23,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .. import objectstore
 from ..errors import FailedRemotely, Rejected
 from ..settings import Settings
-from .publishing import NOT_ITEMS
+from .publishing import NOT_ITEMS, item_of
 from .sending import SNS_LIMIT, deliver, explained, raise_failed, s3_event, to_queue, to_topic
 from .store import Origin, Removal, Store
+from .telling import some, told
 
 #: Objects on a page ("ListObjectsV2", S3 API), and items to look for on one: there may be objects that are new.
 PAGE, STEP = 1000, 900
@@ -55,6 +56,15 @@ class Row(NamedTuple):
     item_id: str
 
 
+class Held(NamedTuple):
+    """An object whose item is in the catalogue by something else, which is not older."""
+
+    key: str
+    collection: str
+    item_id: str
+    by: str  #: the address of that object, or "a message"
+
+
 @dataclass
 class Drift:
     """What differs between a bucket and the catalogue, as of ``at``."""
@@ -65,6 +75,8 @@ class Drift:
     missing: list[Found] = field(default_factory=list)  #: objects whose item is not in the catalogue
     stale: list[Found] = field(default_factory=list)  #: objects that were written since the item was loaded
     orphaned: list[Row] = field(default_factory=list)  #: items whose object is gone
+    #: Objects whose items are in the catalogue by another object, or by a message: that is no difference.
+    held: list[Held] = field(default_factory=list)
     same: int = 0
     others: int = 0  #: objects that are no items, by their names
 
@@ -73,25 +85,27 @@ class Drift:
 
     def counts(self) -> dict[str, int]:
         """How many there are of each kind."""
-        lists = {name: len(getattr(self, name)) for name in ("missing", "stale", "orphaned")}
+        lists = {name: len(getattr(self, name)) for name in ("missing", "stale", "orphaned", "held")}
         return lists | {"same": self.same}
 
     def table(self, first: int = 20) -> list[dict]:
-        """The first differences of each kind, as rows: what is wrong, the key, and what is known of it."""
+        """The first objects of each kind, as rows: what is wrong, the key, and what is known of it."""
         rows = [
             {"drift": kind, "key": one.key, "known": f"written {one.modified:%Y-%m-%d %H:%M:%S}, {one.size} bytes"}
             for kind in ("missing", "stale")
             for one in getattr(self, kind)[:first]
         ]
         known = ({"key": one.key, "known": f"item {one.collection}/{one.item_id}"} for one in self.orphaned[:first])
-        return rows + [{"drift": "orphaned"} | row for row in known]
+        rows += [{"drift": "orphaned"} | row for row in known]
+        return rows + [{"drift": "held", "key": one.key, "known": f"held by {one.by}"} for one in self.held[:first]]
 
     def report(self) -> str:
         """One sentence."""
         place = f"s3://{self.bucket}/{self.prefix}"
         if not self:
-            return f"{place} and the catalogue agree about {self.same} items."
-        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts().items())
+            others = f"; {some(len(self.held), 'object')} held: the item came by something newer" if self.held else ""
+            return f"{place} and the catalogue agree about {some(self.same, 'item')}{others}."
+        counts = told(*((count, kind) for kind, count in self.counts().items()), none="")
         return f"{place} and the catalogue differ: {counts}."
 
 
@@ -102,6 +116,14 @@ class Repaired:
     announced: int = 0
     removed: int = 0
     left: int = 0  #: orphaned items that stay, as nobody asked to remove them
+
+    def __str__(self) -> str:
+        return told(
+            (self.announced, "announced again"),
+            (self.removed, "orphaned item(s) removed"),
+            (self.left, "orphaned item(s) left"),
+            none="nothing to repair",
+        )
 
 
 def compare(
@@ -114,6 +136,8 @@ def compare(
     suffix: str = ".json",
 ) -> Drift:
     """Hold the objects under ``prefix`` against the items that came from there.
+
+    Of several objects with the same item, by their keys, the newest holds it: the others are *held*, not missing.
 
     Parameters
     ----------
@@ -142,7 +166,29 @@ def compare(
             drift.orphaned += [Row(*row) for those in rows.values() for row in those if is_item(row[0], suffix)]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    _tell_held(drift, store)
     return drift
+
+
+def _tell_held(drift: Drift, store: Store) -> None:
+    """Move the objects out of ``missing`` that lost to something newer: to announce them again would change nothing."""
+    named = {one.key: item_of(one.key) for one in drift.missing}
+    ids: dict[str, list[str]] = {}
+    for name, item_id in filter(None, named.values()):
+        ids.setdefault(name, []).append(item_id)
+    origins = {name: store.origins(name, those) for name, those in ids.items()}
+    missing = []
+    for one in drift.missing:
+        name, item_id = named[one.key] or ("", "")
+        origin = origins.get(name, {}).get(item_id)
+        # Listings know the second in which an object was written. Within one, what holds the item is taken for newer:
+        # otherwise two such objects would take it from each other with every repair.
+        if origin is None or (origin.bucket, origin.key) == (drift.bucket, one.key) or origin.time < one.modified:
+            missing.append(one)
+        else:
+            by = f"s3://{origin.bucket}/{origin.key}" if origin.key else "a message"
+            drift.held.append(Held(one.key, name, item_id, by))
+    drift.missing = missing
 
 
 def _now(s3: Any, bucket: str) -> datetime:

@@ -113,6 +113,11 @@ WHERE l.bucket = ? AND l.key >= ? AND substr(l.key, 1, length(?)) = ? AND NOT l.
     AND EXISTS (SELECT 1 FROM items i WHERE i.collection = l.collection AND i.id = l.item)
 ORDER BY l.key
 """
+ORIGINS = """
+SELECT l.item, l.time, l.sequencer, l.bucket, l.key, l.etag FROM ledger l
+WHERE l.collection = ? AND l.item IN (SELECT value FROM json_each(?)) AND NOT l.removed
+    AND EXISTS (SELECT 1 FROM items i WHERE i.collection = l.collection AND i.id = l.item)
+"""
 
 
 class EmbeddedStore:
@@ -281,6 +286,12 @@ class EmbeddedStore:
                 yield from connection.execute(LEDGER, [bucket, prefix, prefix, prefix])
             finally:
                 connection.close()
+
+    def origins(self, collection: str, ids: list[str]) -> dict[str, Origin]:
+        """What holds each of these items; see :meth:`helpers.catalog.store.Store.origins`."""
+        with _explained(self.path):
+            rows = self._connection.execute(ORIGINS, [collection, json.dumps(list(ids))]).fetchall()
+        return {name: Origin(datetime.fromisoformat(time), *origin) for name, time, *origin in rows}
 
     def note_failures(self, failures: dict[str, tuple[str, str, str]]) -> None:
         """Remember why messages failed: message id -> (collection, item id, reason)."""

@@ -125,6 +125,9 @@ def main() -> None:
     except RecipeError as error:
         sys.exit(str(error))
     print(f"{options.target}: {options.target.stat().st_size:,} bytes; runtime python{PYTHON}, handler {HANDLER}")
+    if options.no_dependencies:
+        platform = PLATFORMS[options.architecture]
+        print(f"The layer must bring, in the versions of constraints.txt, for {platform}: {', '.join(DEPENDENCIES)}")
 
 
 if __name__ == "__main__":

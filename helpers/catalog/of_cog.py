@@ -63,7 +63,11 @@ def _times(dataset: Any, name: str, given: str | Datetime | None) -> dict:
         days = re.findall(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)(?!\d)", name)
         found = [f"{'-'.join(day)}T00:00:00Z" for day in days]
     if not found:
-        raise Rejected(f"{name}: neither its tags nor its name say when it was taken. Say so: datetime='2024-05-31'")
+        raise Rejected(
+            f"{name}: neither its tags nor its name say when it was taken. Give its name a date (UTC) as YYYYMMDD,"
+            " YYYY-MM-DD or YYYYMMDDTHHMMSS, like dem_20240531.tif; or set its tag TIFFTAG_DATETIME to"
+            " 'YYYY:MM:DD HH:MM:SS'; or, in a script, say create_item(..., datetime='2024-05-31')."
+        )
     start, end = _utc(found[0], name), _utc(found[-1], name)
     return {"datetime": start} | ({"start_datetime": start, "end_datetime": end} if start < end else {})
 

@@ -6,6 +6,7 @@ of its own, before and after the load; the load itself takes no lock that a read
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +18,13 @@ from typing import Any, Self
 import orjson
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json, Jsonb
 from pydantic import SecretStr
 from pypgstac.hydration import hydrate
 from pypgstac.load import Loader
 
-from ..errors import Rejected, TimedOut
+from ..errors import NotConfigured, Rejected, TimedOut
 from .bulk import LOCKS, Bulk, Given, alone, said
 from .store import Entry, Loaded, Origin, Removal, by_item
 
@@ -40,6 +42,10 @@ IDLE_SECONDS = 5
 TIDY_SECONDS = 60
 #: Days that the reasons of failures are kept; no queue keeps a message for longer than 14.
 KEPT_DAYS = 60
+#: Nobody is there: no such host, nothing listens, or no answer (psycopg's and libpq's words).
+UNREACHABLE = re.compile(
+    r"resolve host|translate host name|refused|timeout expired|timed out|unreachable|No route|No such file"
+)
 
 #: The database's own troubles with others: the same again will do.
 AGAIN = (
@@ -139,6 +145,11 @@ WHERE l.bucket = %s AND l.key >= %s AND starts_with(l.key, %s) AND NOT l.removed
     AND EXISTS (SELECT FROM pgstac.items i WHERE i.collection = l.collection AND i.id = l.item)
 ORDER BY l.key
 """
+ORIGINS = """
+SELECT l.item, l.time, l.sequencer, l.bucket, l.key, l.etag FROM recipes.ledger l
+WHERE l.collection = %s AND l.item IN (SELECT json_array_elements_text(%s)) AND NOT l.removed
+    AND EXISTS (SELECT FROM pgstac.items i WHERE i.collection = l.collection AND i.id = l.item)
+"""
 NOTE_FAILURES = """
 INSERT INTO recipes.failures (message_id, collection, item, reason)
 SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
@@ -157,6 +168,8 @@ class PgStore:
 
     Raises
     ------
+    NotConfigured
+        The name is of the wrong form.
     TimedOut, Rejected
         The database does not answer, or refuses us, or has no pgstac of the version of pypgstac.
     """
@@ -314,6 +327,15 @@ class PgStore:
             cursor.itersize = 10_000
             yield from cursor.execute(LEDGER, [bucket, prefix, prefix])
 
+    def origins(self, collection: str, ids: list[str]) -> dict[str, Origin]:
+        """What holds each of these items; see :meth:`helpers.catalog.store.Store.origins`."""
+        found: dict[str, Origin] = {}
+        with self._talking() as connection:
+            for some in batched(ids, CHUNK, strict=False):
+                rows = connection.execute(ORIGINS, [collection, Json(list(some))]).fetchall()
+                found |= {name: Origin(*origin) for name, *origin in rows}
+        return found
+
     def note_failures(self, failures: dict[str, tuple[str, str, str]]) -> None:
         """Remember why messages failed: message id -> (collection, item id, reason)."""
         if not failures:
@@ -365,7 +387,16 @@ class PgStore:
 
 
 def _connect(dsn: SecretStr) -> psycopg.Connection:
-    connection = psycopg.connect(dsn.get_secret_value(), autocommit=True, connect_timeout=10, tcp_user_timeout=60_000)
+    address, text = _address(dsn), dsn.get_secret_value()
+    try:
+        connection = psycopg.connect(text, autocommit=True, connect_timeout=10, tcp_user_timeout=60_000)
+    except psycopg.OperationalError as error:
+        if not UNREACHABLE.search(str(error)):
+            raise
+        raise TimedOut(
+            f"No database answers at {address}: its server is down, or CATALOG_DSN has another address than it."
+            " Look at that, or run this again later."
+        ) from None
     try:
         # Queued: what the loader would do about statistics inside the load's transaction, locking readers out.
         connection.execute("SET search_path TO pgstac, public; SET pgstac.use_queue TO on; SET timezone TO 'UTC'")
@@ -375,6 +406,27 @@ def _connect(dsn: SecretStr) -> psycopg.Connection:
         connection.close()
         raise
     return connection
+
+
+def _address(dsn: SecretStr) -> str:
+    """Host and port of the database, without user and password.
+
+    Raises
+    ------
+    NotConfigured
+        They cannot be told apart.
+    """
+    try:
+        found = conninfo_to_dict(dsn.get_secret_value())
+    except psycopg.Error:  # whose text may have a part of the password in it
+        found = {"port": "none"}
+    host, port = str(found.get("host") or "localhost"), str(found.get("port") or 5432)
+    if not port.replace(",", "").isdigit() or "@" in f"{host}{found.get('dbname')}":
+        raise NotConfigured(
+            "CATALOG_DSN cannot be read. It must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with signs"
+            " other than letters and digits in user and password percent-encoded (@ as %40, / as %2F, a space as %20)."
+        )
+    return f"{host}:{port}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Only what is asked for is read: of an object in S3 by ranges, of a zip file ther
 
 import io
 import re
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -80,11 +81,15 @@ class Place(ABC):
             It is no raster.
         """
         import rasterio
-        from rasterio.errors import RasterioError
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), self.open(path) as file:
             try:
-                with rasterio.open(self._on_disk(path) or file) as dataset:
+                with warnings.catch_warnings():
+                    # Whoever needs to know where it lies looks, and says so.
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    dataset = rasterio.open(self._on_disk(path) or file)
+                with dataset:
                     yield dataset
             except RasterioError as error:
                 raise Rejected(f"{self.url}: {path} cannot be read as a raster ({error})") from None

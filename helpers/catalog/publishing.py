@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from botocore.exceptions import ClientError
 
 from ..errors import NotConfigured, Rejected
 from .messages import EVENT_TIME
 from .sending import SNS_LIMIT, deliver, in_parallel, raise_failed, s3_event, size_of, to_topic
+from .telling import told
 
 #: Bytes that SNS's envelope adds around a message where delivery is not raw: ARNs, URLs, signature, attributes.
 ENVELOPE = 3_072
@@ -37,6 +38,10 @@ class Published:
     published: int = 0  #: sent, or written
     unchanged: int = 0  #: lay in the bucket already, byte by byte: no event
     through_s3: int = 0  #: of those published, too large for a message: written into the bucket, and that was announced
+
+    def __str__(self) -> str:
+        through = (self.through_s3, "of them through S3")
+        return told((self.published, "published"), through, (self.unchanged, "unchanged"), none="nothing published")
 
 
 def publish(
@@ -180,6 +185,14 @@ def key_of(item: dict, prefix: str) -> str:
     if name in NOT_ITEMS:
         name = f"%{ord(name[0]):02X}{name[1:]}"
     return f"{folder}{_part(item['collection'])}/{name}"
+
+
+def item_of(key: str) -> tuple[str, str] | None:
+    """Collection and id of the item that lies at such a key, the inverse of :func:`key_of`; None: at no such key."""
+    folder, slash, name = key.rpartition("/")
+    if not slash or not name.endswith(".json") or name in NOT_ITEMS or "%00" in key:  # no database has the character 0
+        return None
+    return unquote(folder.rpartition("/")[2]), unquote(name.removesuffix(".json"))
 
 
 def _part(text: str) -> str:

@@ -151,6 +151,13 @@ class Store(Protocol):
         """
         ...
 
+    def origins(self, collection: str, ids: list[str]) -> dict[str, Origin]:
+        """What holds each of these items: the event that brought it, with the object, or without when it was a message.
+
+        Only items that are in the catalogue, and whose event is known.
+        """
+        ...
+
     def note_failures(self, failures: dict[str, tuple[str, str, str]]) -> None:
         """Remember why messages failed: message id -> (collection, item id, reason)."""
         ...

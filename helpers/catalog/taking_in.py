@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import pystac
+
 from .. import safe
 from ..errors import RecipeError, Rejected
-from ..settings import Settings
+from ..settings import PROJECT, Settings
 from ..state import RunState
 from .places import Missing, find
 
@@ -20,7 +22,7 @@ class Product:
     """Something to make an item of."""
 
     address: str  #: for ``create_item``
-    settings: Settings = field(repr=False)  #: with the credentials for where it is
+    settings: Settings = field(repr=False, compare=False)  #: with the credentials for where it is
     origin: str = "sources"  #: which notebook left it, or "sources"
 
     @property
@@ -67,8 +69,10 @@ def _product_of(file: str) -> str:
     return str(path) if _is_product(path.name) or path.suffix.lower() in RASTERS else ""
 
 
-def wanted(sources: list[str], settings: Settings) -> list[Product]:
-    """The products at or below ``sources``, each once.
+def wanted(sources: list[str], settings: Settings, origin: str = "sources") -> list[Product]:
+    """The products at or below ``sources``, each once. Relative paths start at the project, wherever this runs.
+
+    ``origin``: what is said of where they come from.
 
     Raises
     ------
@@ -77,6 +81,8 @@ def wanted(sources: list[str], settings: Settings) -> list[Product]:
     """
     found, problems = dict[str, Product](), []
     for source in sources:
+        if "://" not in source:
+            source = str(PROJECT / Path(source).expanduser())
         try:
             below = products(source, settings)
         except RecipeError as error:
@@ -84,10 +90,48 @@ def wanted(sources: list[str], settings: Settings) -> list[Product]:
             continue
         if not below:
             problems.append(f"{source}: no product is there (.SAFE, .SEN3, .zarr, archives of these, HyP3's, GeoTIFF)")
-        found |= {address: Product(address, settings) for address in below}
+        found |= {address: Product(address, settings, origin) for address in below}
     if problems:
         raise Rejected.because("These sources cannot be catalogued", problems)
     return list(found.values())
+
+
+def distinct(made: dict[Product, pystac.Item]) -> tuple[list[pystac.Item], list[str], dict[str, str]]:
+    """The items, each once: a product that lies in two places is one, two products with the same id are not.
+
+    Returns
+    -------
+    The items, in the given order, of each the first; addresses of products that are the same as one before; and why
+    others have no item: they have the id of another product (seen by place or time).
+    """
+    items, twice, clashing = dict[str, tuple[Product, pystac.Item]](), list[str](), dict[str, str]()
+    for product, item in made.items():
+        first, known = items.setdefault(item.id, (product, item))
+        if first is product:
+            continue
+        if (known.geometry, _when(known)) == (item.geometry, _when(item)):
+            twice.append(product.address)
+        else:
+            clashing[product.address] = f"its id {item.id} is that of another product, {first.address}: rename one"
+    return [item for _, item in items.values()], twice, clashing
+
+
+def _when(item: pystac.Item) -> tuple:
+    return item.datetime, item.properties.get("start_datetime"), item.properties.get("end_datetime")
+
+
+def extent(items: list[pystac.Item], known: dict | None = None) -> pystac.Extent:
+    """Where and when ``items`` were observed; together with the extent of the collection ``known``, if it is given."""
+    found = pystac.Extent.from_items(items)
+    if known is None:
+        return found
+    before = pystac.Extent.from_dict(known["extent"])
+    boxes = [box for box in (before.spatial.bboxes[0], found.spatial.bboxes[0]) if None not in box]
+    west, south, east, north = zip(*boxes, strict=True)
+    spatial = pystac.SpatialExtent([[min(west), min(south), max(east), max(north)]])
+    (begin, end), (first, last) = before.temporal.intervals[0], found.temporal.intervals[0]
+    times = [None if None in (begin, first) else min(begin, first), None if None in (end, last) else max(end, last)]
+    return pystac.Extent(spatial, pystac.TemporalExtent([times]))
 
 
 def left_here(settings: Settings, run_id: str) -> list[Product]:

@@ -271,6 +271,7 @@ class Sandbox:
             "AWS_ACCESS_KEY_ID": "sandbox-user",
             "AWS_SECRET_ACCESS_KEY": "sandbox",
             "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,  # the one that boto3 reads
             "HYP3_SETTLE_SECONDS": "1",  # there is no gateway between us
             "HOOK_API_URL": f"{self.url('hook')}/odata/v1/",
             "DESP_AUTH_URL": self.url("identity"),

@@ -217,8 +217,24 @@ def test_it_ends_when_the_queue_is_empty_and_says_what_it_did(catalogue, setting
     assert done.items.stored == catalogue.count("rtc") == 25
     assert [why[:14] for why in done.failed.values()] == ["it is not JSON"]
     assert lines[0] == "26 messages: 25 items stored, 1 failed"
-    assert str(done).endswith("25 stored, 1 failed")
+    assert str(done).startswith(f"{done.messages} messages in ")  # the one that failed came several times
+    assert str(done).endswith(" s: 25 items stored, 1 failed")
     assert waiting(sqs, queue) == 0
+
+
+def test_what_a_batch_did_is_told_whole_and_without_zeros(catalogue, settings, sqs, queue):
+    lines: list[str] = []
+
+    def consume(*messages: dict):
+        send(sqs, queue, list(messages))
+        return loading.consume(queue, catalogue, settings=settings, wait_seconds=0, show=lines.append)
+
+    fresh = {"body": json.dumps(item("i1")), "time": NOON.isoformat()}
+    consume(fresh)
+    old = consume(fresh, fresh | {"time": (NOON - timedelta(days=1)).isoformat()})
+    assert lines == ["1 message: 1 item stored", "2 messages: 1 stale, 1 duplicate"]
+    assert str(old).endswith(" s: 1 stale, 1 duplicate") and "Consumed(messages=2, " in repr(old)
+    assert str(consume()).startswith("no messages in ") and len(lines) == 2
 
 
 def test_sigterm_ends_it_between_two_batches_and_nothing_stays_in_hand(

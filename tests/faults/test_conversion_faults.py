@@ -16,7 +16,7 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import cloudpickle
 import pystac
@@ -327,7 +327,7 @@ def test_a_signed_link_is_not_given_to_prefect(world, prefect_server):
     with pytest.raises(Rejected, match="hold a secret") as refused:
         world.convert(inputs=item)
     assert "0123456789abcdef" not in str(refused.value)
-    with sqlite3.connect(prefect_server.log.with_suffix(".db")) as database:
+    with closing(sqlite3.connect(prefect_server.log.with_suffix(".db"))) as database:
         kept = "\n".join(database.iterdump())
     assert '"before"' in kept and "0123456789abcdef" not in kept
 
@@ -481,7 +481,7 @@ def test_no_secret_is_in_what_prefect_and_the_run_keep(world, prefect_server):
     for file in [*world.settings.state_dir.rglob("*"), *prefect_server.log.parent.rglob("*")]:
         if file.is_file():
             kept += file.read_bytes().decode("latin-1")
-    with sqlite3.connect(prefect_server.log.with_suffix(".db")) as database:
+    with closing(sqlite3.connect(prefect_server.log.with_suffix(".db"))) as database:
         kept += "\n".join(database.iterdump())
     assert PRODUCT in kept and "NO FILE/DIR MATCH" in kept  # it is the right database
     # "sandbox-rspy" also begins the words of other things

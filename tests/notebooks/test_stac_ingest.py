@@ -8,6 +8,7 @@ import pytest
 
 from helpers import catalog, objectstore, runner
 from helpers.sandbox import Deployment, Sandbox
+from helpers.state import RunState
 
 from ..conftest import NOTEBOOKS, PROJECT
 
@@ -53,22 +54,30 @@ def test_load_break_repair_and_once_more(sandbox, settings, environment, run_not
     assert first.results["products"] == first.results["loaded"]["stored"] == 4
     api = pystac_client.Client.open(str(settings.catalog_api_url))
     items = {item.id: item for item in api.search(collections=["my-products"]).items()}
-    assert items.pop(f"{first.results['items'][0]}-good")  # the third exercise's
     assert sorted(items) == first.results["items"] and len(items) == 4
     rasters = {asset.href for item in items.values() for asset in item.assets.values()}
     products = keys(clients, "products/first-catalogue/")
     assert {f"s3://{BUCKET}/{key}" for key in products} == rasters
     assert keys(clients, "items/") == [f"items/first-catalogue/my-products/{name}.json" for name in sorted(items)]
     said = "".join(str(cell.get("outputs")) for cell in nbformat.read(first.output, as_version=4).cells)
-    assert "Redriven(sent=1, fixed=1, rewritten=1" in said and "no difference is left" in said
+    assert "1 object written anew" in said and "no difference is left" in said
     before = {name: store.item("my-products", name) for name in items}
 
     sandbox.traffic.requests.clear()
     again = run_notebook(NAME, **PLAIN)
     assert again.outcome == "ok", again.error
-    assert again.results["loaded"] == {"stored": 0, "failed": 0, "in": 5}
+    assert again.results["loaded"] == {"stored": 0, "failed": 0, "in": 4}
     assert {name: store.item("my-products", name) for name in items} == before
     assert not [r for r in sandbox.traffic.received("s3", "PUT|DELETE", f"^/{BUCKET}/")]
+
+    # Another run has the same products, and one of its own; each cleans up after itself.
+    other = run_notebook(NAME, **PLAIN | {"samples": 5, "run_id": "other"})
+    assert other.outcome == "ok", other.error
+    assert other.results["loaded"]["in"] == 5
+    held = run_notebook(NAME, **PLAIN)
+    assert held.outcome == "ok", held.error
+    counts = catalog.clean_up(RunState(settings, "catalog", "other", cleaning=True), settings)
+    assert (counts["items"], counts["collections"], store.count("my-products")) == (1, 0, 4)
 
     gone = run_notebook(NAME, **PLAIN, clean_up=True)
     assert gone.outcome == "ok", gone.error
@@ -103,7 +112,7 @@ def test_on_a_machine_without_postgis(tmp_path):
         run = runner.run(NOTEBOOKS / NAME, wanted, output=tmp_path / NAME, deadline=120, env=env)
     assert run.outcome == "ok", run.error
     assert run.results["loaded"] == {"stored": 4, "failed": 0, "in": 4}
-    assert "an embedded database" in (tmp_path / NAME).read_text()
+    assert "catalogue: embedded" in (tmp_path / NAME).read_text()
 
 
 @pytest.mark.parametrize("wrong, said", [
@@ -118,6 +127,22 @@ def test_wrong_parameters_are_refused_before_anything_is_made(wrong, said, sandb
         open_notebook(NAME, **wrong).run(2)
     assert all(words in str(error.value) for words in said)
     assert BUCKET not in [bucket["Name"] for bucket in clients["s3"].list_buckets()["Buckets"]]
+
+
+def test_with_nothing_to_catalogue_nothing_is_made(sandbox, open_notebook, clients):
+    with pytest.raises(AssertionError, match="nothing to catalogue"):
+        open_notebook(NAME, samples=0, take_in=False).run(6)
+    assert clients["sns"].list_topics()["Topics"] == []
+
+
+def test_an_address_that_is_no_stac_api_is_refused_before_anything_is_made(sandbox, open_notebook, monkeypatch):
+    from helpers.errors import NotConfigured
+    from helpers.settings import Settings
+
+    wrong = property(lambda settings: sandbox.url("hyp3"))
+    monkeypatch.setattr(Settings, "catalog_api_url", wrong, raising=False)
+    with pytest.raises(NotConfigured, match=r"CATALOG_API_URL: what answers at .* is no STAC API"):
+        open_notebook(NAME).run(2)
 
 
 def test_a_source_that_is_not_there_is_named(sandbox, open_notebook, tmp_path):

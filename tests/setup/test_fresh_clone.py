@@ -102,7 +102,7 @@ def test_the_demo_is_one_story(demo, clone):
     assert sum("_INT80_" in name for name in names) == 2  # delivered by HyP3
     assert sum(name.startswith("S2A_MSIL1C_") for name in names) == 1  # harvested
     assert sum(name.endswith("_WM") for name in names) > 4  # archived, and the samples
-    assert sum(name.startswith("S2A_MSIL2A_") for name in names) == 1  # converted
+    assert sum(name.startswith("S02MSIL2A_") for name in names) == 1  # converted
 
 
 def test_the_clone_uses_its_own_environment_and_its_own_helpers(demo, clone, machine):

@@ -175,6 +175,21 @@ def test_letters_are_grouped_by_reason_with_counts_and_examples(queues):
     assert dead_letters.grouped([]) == []
 
 
+def test_examples_that_are_addresses_are_shown_by_their_ends(queues):
+    events = [s3_event("a-bucket", f"items/of/run/rtc/s{n}.json", etag="e", size=1, time=NOON) for n in range(2)]
+    queues.bury(*events, s3_event("a-bucket", "top.json", etag="e", size=1, time=NOON))
+    (row,) = dead_letters.grouped(queues.letters())
+    assert sorted(row["examples"].split(", ")) == [".../rtc/s0.json", ".../rtc/s1.json", "s3://a-bucket/top.json"]
+
+
+def test_what_became_of_letters_is_said_in_words():
+    assert str(Redriven(1, 1, 1)) == "1 sent again, 1 of them mended, 1 object written anew"
+    assert str(Redriven(left=1, gone=2)) == "1 left where it is, 2 gone meanwhile"
+    assert (str(Redriven()), repr(Redriven(2))[:23]) == ("nothing sent again", "Redriven(sent=2, fixed=")
+    assert str(Archived(11, 1, 2)) == "11 archived, 2 of them still in the queue as well, 1 gone meanwhile"
+    assert str(Archived()) == "nothing archived"
+
+
 def test_a_queue_that_is_not_there_is_said_so(queues):
     with pytest.raises(Rejected, match="AWS refuses ReceiveMessage"):
         dead_letters.letters(queues.sqs, queues.dead + "-not", wait=0)

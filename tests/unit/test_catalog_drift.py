@@ -1,6 +1,7 @@
 """Bucket and catalogue are compared key by key, however many there are, and repaired by announcing again."""
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from uuid import uuid4
@@ -15,21 +16,22 @@ from helpers.catalog.drift import Repaired, compare, repair
 from helpers.catalog.fetching import Fetched
 from helpers.catalog.loading import Loader
 from helpers.catalog.messages import Located
-from helpers.catalog.publishing import publish_objects
+from helpers.catalog.publishing import key_of, publish_objects
+from helpers.catalog.store import Entry, Origin, Removal
 from helpers.errors import Rejected
 
 BUCKET = "drifting-items"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def item(name: str, **properties) -> dict:
+def item(name: str, *, collection: str = "rtc", **properties) -> dict:
     ring = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": [],
         "id": name,
-        "collection": "rtc",
+        "collection": collection,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [0.0, 0.0, 1.0, 1.0],
         "properties": {"datetime": "2026-02-03T04:05:06Z"} | properties,
@@ -47,6 +49,9 @@ class Ledger:
     def ledger(self, bucket: str, prefix: str = ""):
         keys = sorted((key for key in self.rows if key.startswith(prefix)), key=str.encode)
         return ((key, self.rows[key], "rtc", key) for key in keys)
+
+    def origins(self, collection, ids):
+        return {}
 
     def remove(self, removals) -> int:
         self.removed += removals
@@ -103,7 +108,7 @@ def test_what_differs_is_told_apart(s3, settings, way):
     assert keys(found.missing) == ["items/missing.json"] and found.missing[0].etag == etags["missing"]
     assert keys(found.stale) == ["items/stale.json"]
     assert [(one.key, one.item_id) for one in found.orphaned] == [("items/gone.json", "items/gone.json")]
-    assert found.counts() == {"missing": 1, "stale": 1, "orphaned": 1, "same": 1}
+    assert found.counts() == {"missing": 1, "stale": 1, "orphaned": 1, "held": 0, "same": 1}
     assert found.others == 2 and found
     assert [row["drift"] for row in found.table()] == ["missing", "stale", "orphaned"]
     assert found.report() == f"s3://{BUCKET}/items/ and the catalogue differ: 1 missing, 1 stale, 1 orphaned, 1 same."
@@ -112,7 +117,7 @@ def test_what_differs_is_told_apart(s3, settings, way):
 def test_where_nothing_differs_it_says_so(s3, settings):
     ledger = Ledger({"items/a.json": put(s3, "items/a.json")})
     found = compare(settings, ledger, BUCKET, "items/")
-    assert not found and found.report() == f"s3://{BUCKET}/items/ and the catalogue agree about 1 items."
+    assert not found and found.report() == f"s3://{BUCKET}/items/ and the catalogue agree about 1 item."
     assert not compare(settings, Ledger({}), BUCKET, "nothing/here/")
 
 
@@ -139,7 +144,7 @@ def test_several_items_of_one_object_are_one_object(s3, settings):
 
     etags = {f"i/{n:04}.json": put(s3, f"i/{n:04}.json") for n in range(4)}
     found = compare(settings, Several(etags | {"i/9.json": "gone"}), BUCKET, "i/")
-    assert found.counts() == {"missing": 0, "stale": 0, "orphaned": 3, "same": 4}
+    assert found.counts() == {"missing": 0, "stale": 0, "orphaned": 3, "held": 0, "same": 4}
 
 
 def test_a_bucket_that_is_not_there_is_said_so(settings):
@@ -237,7 +242,7 @@ def test_after_a_repair_bucket_and_catalogue_agree(s3, settings, queue, catalog_
         publish_objects([item(f"s{n}") for n in range(6)], s3=s3, bucket=BUCKET)
 
         first = compare(settings, store, BUCKET, "items/")
-        assert first.counts() == {"missing": 6, "stale": 0, "orphaned": 0, "same": 0}
+        assert first.counts() == {"missing": 6, "stale": 0, "orphaned": 0, "held": 0, "same": 0}
         assert repair(first, sqs=sqs, queue_url=url) == Repaired(announced=6)
         assert loader.load(received()) == [] and store.count("rtc") == 6
         assert not compare(settings, store, BUCKET, "items/")
@@ -245,19 +250,80 @@ def test_after_a_repair_bucket_and_catalogue_agree(s3, settings, queue, catalog_
         publish_objects([item("s1", note="new"), item("new")], s3=s3, bucket=BUCKET)
         s3.delete_object(Bucket=BUCKET, Key="items/rtc/s2.json")
         second = compare(settings, store, BUCKET, "items/")
-        assert second.counts() == {"missing": 1, "stale": 1, "orphaned": 1, "same": 4}
+        assert second.counts() == {"missing": 1, "stale": 1, "orphaned": 1, "held": 0, "same": 4}
         assert repair(second, sqs=sqs, queue_url=url) == Repaired(announced=2, left=1)
         assert loader.load(received()) == []
         assert store.item("rtc", "s1")["properties"]["note"] == "new" and store.item("rtc", "s2")
 
         third = compare(settings, store, BUCKET, "items/")
-        assert third.counts() == {"missing": 0, "stale": 0, "orphaned": 1, "same": 6}
+        assert third.counts() == {"missing": 0, "stale": 0, "orphaned": 1, "held": 0, "same": 6}
         assert repair(third, store=store, remove_orphans=True) == Repaired(removed=1)
         assert store.item("rtc", "s2") is None
         assert not compare(settings, store, BUCKET, "items/")
         # What was announced twice changes nothing.
         repair(second, sqs=sqs, queue_url=url)
         assert loader.load(received()) == [] and not compare(settings, store, BUCKET, "items/")
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}}
+    about = {"type": "Collection", "stac_version": "1.1.0", "description": "", "license": "other", "links": []}
+    with stores.connect(f"sqlite:///{tmp_path}/catalogue.sqlite") as store:
+        for name in ("rtc", "odd/name"):
+            store.put_collection(about | {"id": name, "extent": extent})
+        yield store
+
+
+def test_an_object_whose_item_came_by_a_newer_one_is_held_and_no_difference(s3, settings, queue, catalogue):
+    sqs, url, received = queue
+    for run in ("runs/one", "runs/two"):
+        publish_objects(
+            [item("both"), item("a b", collection="odd/name"), item(run[5:])], s3=s3, bucket=BUCKET, prefix=run
+        )
+    put(s3, "runs/one/rtc/told.json")
+    later = datetime.now(UTC) + timedelta(seconds=5)
+    of = [(run, "rtc", name) for run, name in (("one", "one"), ("two", "two"), ("two", "both"))] + [
+        ("two", "odd/name", "a b")
+    ]
+    for run, name, item_id in of:
+        key = key_of(item(item_id, collection=name), f"runs/{run}")
+        etag = s3.head_object(Bucket=BUCKET, Key=key)["ETag"].strip('"')
+        origin = Origin(later, bucket=BUCKET, key=key, etag=etag)
+        catalogue.load(name, [Entry(item(item_id, collection=name), origin)])
+    catalogue.load("rtc", [Entry(item("told"), Origin(later))])
+
+    found = compare(settings, catalogue, BUCKET, "runs/")
+    assert {one.key: one.by for one in found.held} == {
+        "runs/one/rtc/both.json": f"s3://{BUCKET}/runs/two/rtc/both.json",
+        "runs/one/odd%2Fname/a%20b.json": f"s3://{BUCKET}/runs/two/odd%2Fname/a%20b.json",
+        "runs/one/rtc/told.json": "a message",
+    }
+    assert found.counts() == {"missing": 0, "stale": 0, "orphaned": 0, "held": 3, "same": 4} and not found
+    assert {"drift": "held", "key": "runs/one/rtc/told.json", "known": "held by a message"} in found.table()
+    assert "agree about 4 items; 3 objects held" in found.report()
+    assert repair(found, sqs=sqs, queue_url=url) == Repaired() and received() == []
+
+
+def test_an_object_that_is_newer_than_what_holds_its_item_is_missing(s3, settings, catalogue):
+    publish_objects([item("both")], s3=s3, bucket=BUCKET, prefix="newer")
+    for origin in (Origin(NOON, bucket=BUCKET, key="older/rtc/both.json"), Origin(NOON + timedelta(days=1))):
+        catalogue.load("rtc", [Entry(item("both"), origin)])
+        found = compare(settings, catalogue, BUCKET, "newer/")
+        assert keys(found.missing) == ["newer/rtc/both.json"] and not found.held
+
+
+def test_what_somebody_else_took_out_of_the_catalogue_holds_nothing(s3, settings, catalogue):
+    publish_objects([item("out")], s3=s3, bucket=BUCKET, prefix="out")
+    origin = Origin(datetime.now(UTC) + timedelta(hours=1), bucket=BUCKET, key="elsewhere.json")
+    catalogue.load("rtc", [Entry(item("out"), origin)])
+    assert catalogue.remove([Removal(BUCKET, "elsewhere.json", replace(origin, time=origin.time + timedelta(1)))]) == 1
+    assert keys(compare(settings, catalogue, BUCKET, "out/").missing) == ["out/rtc/out.json"]
+
+
+def test_what_was_repaired_is_said_in_words():
+    assert str(Repaired(2, 1, 3)) == "2 announced again, 1 orphaned item removed, 3 orphaned items left"
+    assert (str(Repaired()), repr(Repaired(1))) == ("nothing to repair", "Repaired(announced=1, removed=0, left=0)")
 
 
 def test_what_is_announced_is_an_event_of_the_time_it_happened(s3, settings, queue):

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds, transform_geom
 from shapely import contains_xy, get_coordinates
@@ -334,13 +336,19 @@ def test_when_a_raster_was_taken(tmp_path, name, options, tags, times):
 
 def test_a_raster_without_a_date_a_place_or_a_sense(tmp_path):
     path = write_raster(tmp_path / "a.tif", "EPSG:32633", 500000, 5200000, 100, np.ones((4, 4), "u1"))
-    with pytest.raises(Rejected, match=r"neither its tags nor its name .*datetime='2024-05-31'"):
+    ways = r"YYYYMMDD, .*YYYYMMDDTHHMMSS.*TIFFTAG_DATETIME.*create_item\(\.\.\., datetime='2024-05-31'\)"
+    with pytest.raises(Rejected, match=rf"a: neither its tags nor its name .*{ways}"):
         create_item(path)
     with pytest.raises(Rejected, match="'soon' is no time"):
         create_item(path, datetime="soon")
     nowhere = write_raster(tmp_path / "b_20240531.tif", "", 5, 5, 2, np.ones((4, 4), "u1"))
     with pytest.raises(Rejected, match="no coordinate reference system"):
         create_item(nowhere)
+    shape_of = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": 4, "width": 4}
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(tmp_path / "d_20240531.tif", "w", **shape_of):
+        pass
+    with warnings.catch_warnings(action="error"), pytest.raises(Rejected, match="no coordinate reference system"):
+        create_item(tmp_path / "d_20240531.tif")
     (tmp_path / "c_20240531.tif").write_bytes(path.read_bytes()[:100])
     with pytest.raises(Rejected, match="cannot be read as a raster"):
         create_item(tmp_path / "c_20240531.tif")

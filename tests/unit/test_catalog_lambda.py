@@ -128,6 +128,16 @@ def test_the_zip_holds_the_loader_and_the_schemas_and_is_the_same_each_time(unpa
     assert first == second
 
 
+def test_without_dependencies_it_says_what_the_layer_must_bring(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lambda_zip, "_copy", lambda root: (root / "ours.py").touch())
+    command = ["lambda_zip", str(tmp_path / "loader.zip"), "--no-dependencies", "--architecture", "arm64"]
+    monkeypatch.setattr(sys, "argv", command)
+    lambda_zip.main()
+    *_, last = capsys.readouterr().out.splitlines()
+    assert "layer must bring" in last and "aarch64" in last
+    assert all(name in last for name in lambda_zip.DEPENDENCIES)
+
+
 def test_without_uv_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(NotConfigured, match="--no-dependencies"):

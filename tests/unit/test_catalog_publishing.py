@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from helpers import objectstore
 from helpers.catalog import messages, publishing, sending, wiring
-from helpers.catalog.publishing import Published, key_of, publish, publish_objects
+from helpers.catalog.publishing import Published, item_of, key_of, publish, publish_objects
 from helpers.errors import FailedRemotely, NotConfigured, Rejected, TimedOut
 
 BUCKET = "published-items"
@@ -263,3 +263,20 @@ def test_keys_are_folders_and_files_whatever_an_id_is_made_of():
     # What would look like something else than an item gets another name.
     assert key_of(item("collection"), "i") == "i/rtc/%63ollection.json"
     assert key_of({"type": "Collection", "id": "rtc"}, "i") == "i/rtc/collection.json"
+
+
+def test_a_key_tells_which_item_lies_there():
+    for one in (odd := item("a/b c:ü", collection=".."), item("collection"), item("100%25"), item("x.json")):
+        for prefix in ("", "/items/", "runs/one"):
+            assert item_of(key_of(one, prefix)) == (one["collection"], one["id"])
+    for other in (key_of({"type": "Collection", "id": odd["id"]}, "i"), "x.json", "i/rtc/scene.tif", "i/rtc/a%00.json"):
+        assert item_of(other) is None
+
+
+def test_what_was_published_is_said_in_words():
+    assert str(Published(15, 2)) == "15 published, 2 unchanged"
+    assert str(Published(1200, 0, 1)) == "1,200 published, 1 of them through S3"
+    assert (str(Published()), repr(Published(1))) == (
+        "nothing published",
+        "Published(published=1, unchanged=0, through_s3=0)",
+    )

@@ -2,16 +2,18 @@
 
 import itertools
 import random
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pytest
 
 from helpers.catalog import store as stores
 from helpers.catalog.store import Entry, Loaded, Origin, Removal
-from helpers.errors import NotConfigured, Rejected
+from helpers.errors import NotConfigured, Rejected, TimedOut
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -265,6 +267,18 @@ def test_the_ledger_lists_objects_in_the_order_of_their_bytes(store, dsn):
     assert "b/1.json" not in {key for key, *_ in store.ledger("items")}
 
 
+def test_it_tells_what_holds_an_item(store, dsn):
+    entries = [entry("message", 1), entry("object", origin=of("a.json", 2)), entry("gone", origin=of("b.json", 3))]
+    store.load("rtc", [*entries, entry("taken", 4)])
+    store.remove([Removal("items", "b.json", after(5))])
+    with closing(psycopg.connect(dsn) if store.kind == "pgstac" else sqlite3.connect(store.path)) as somebody:
+        somebody.execute(f"DELETE FROM {'pgstac.' if store.kind == 'pgstac' else ''}items WHERE id = 'taken'")
+        somebody.commit()
+    asked = ["message", "object", "gone", "taken", "it's \N{SNOWMAN}", ""]
+    assert store.origins("rtc", asked) == {"message": after(1), "object": of("a.json", 2)}
+    assert store.origins("another", asked) == store.origins("rtc", []) == {}
+
+
 def test_a_deleted_collection_takes_its_items_and_its_memory_along(store):
     store.put_collection(collection("other"))
     store.load("rtc", [entry("one", 5), entry("two", 5)])
@@ -383,6 +397,29 @@ def test_a_data_source_name_of_an_unknown_kind_is_refused_and_not_shown():
     with pytest.raises(NotConfigured) as raised:
         stores.connect("mysql://me:hunter2@host/db")
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid:5433", "%2Ftmp%2Fnone:5432"])
+def test_a_database_that_is_not_there_is_one_sentence_with_its_address(host):
+    with pytest.raises(TimedOut) as raised:
+        stores.connect(f"postgresql://me-myself:hunter2@{host}/db")
+    said = str(raised.value)
+    assert f"No database answers at {unquote(host)}: " in said and "CATALOG_DSN" in said
+    assert not any(word in said for word in ("hunter2", "me-myself", "Is the server running", "Errno"))
+
+
+@pytest.mark.parametrize("password", ["hun ter2", "hun/ter2", "77/ter2", "hun@ter2", "hunter2%"])
+def test_a_password_that_is_not_encoded_is_said_so_and_not_shown(password):
+    with pytest.raises(NotConfigured, match=r"CATALOG_DSN cannot be read.*percent-encoded") as raised:
+        stores.connect(f"postgresql://me:{password}@127.0.0.1:1/db")
+    assert not any(part in str(raised.value) for part in ("hun", "ter2", "77"))
+
+
+def test_what_a_database_says_in_lines_is_said_in_sentences():
+    from helpers.catalog.bulk import said
+
+    assert said(psycopg.OperationalError("it closed\n\tThis is\n\tbad")) == "it closed. This is bad."
+    assert said(psycopg.OperationalError("refused\n\tIs it there?\n")) == "refused. Is it there?"
 
 
 def test_a_password_is_neither_in_an_error_nor_in_the_repr(database):

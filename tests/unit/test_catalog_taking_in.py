@@ -2,7 +2,9 @@
 
 import json
 import zipfile
+from datetime import datetime
 
+import pystac
 import pytest
 
 from helpers import catalog, objectstore
@@ -62,6 +64,13 @@ def test_an_address_may_be_that_of_one_product(name, folder, settings):
     assert taking_in.products(f"{folder}/{name}", settings) == [f"{folder}/{name}"]
 
 
+def test_relative_paths_begin_at_the_project(folder, settings, monkeypatch):
+    """The kernel of a notebook works in its folder, papermill in the caller's."""
+    monkeypatch.setattr(taking_in, "PROJECT", folder.parent)
+    monkeypatch.chdir("/")
+    assert [one.address for one in catalog.wanted([f"p/{SAFE}"], settings)] == [f"{folder}/{SAFE}"]
+
+
 def test_all_that_is_wrong_with_sources_is_said_at_once(folder, settings):
     (folder / "empty").mkdir()
     (folder / "empty/notes.txt").write_text("x")
@@ -89,6 +98,30 @@ def test_what_the_others_left_is_known_from_their_notes(folder, settings, s3):
     assert set(found.values()) == {"notebook 4"}
     other = taking_in._of_rspy(settings)
     assert other.aws_access_key_id == settings.rspy_s3_access_key != settings.aws_access_key_id
+
+
+def made(name: str, where: float = 10.0, when: str = "2024-08-15") -> pystac.Item:
+    point = {"type": "Point", "coordinates": [where, 46.0]}
+    return pystac.Item(name, point, [where, 46.0, where, 46.0], datetime.fromisoformat(f"{when}T00:00:00Z"), {})
+
+
+def test_a_product_that_lies_twice_is_one_and_two_of_one_name_are_not(settings):
+    places = [taking_in.Product(address, settings) for address in ("s3://b/x", "/disk/x", "/a/x", "/disk/y")]
+    items = [made("x"), made("x"), made("x", where=11.0), made("y")]
+    found, twice, clashing = catalog.distinct(dict(zip(places, items, strict=True)))
+    assert found == [items[0], items[3]] and twice == ["/disk/x"]
+    assert clashing == {"/a/x": "its id x is that of another product, s3://b/x: rename one"}
+
+
+def test_an_extent_grows_with_what_comes():
+    first = catalog.extent([made("x"), made("y", where=12.0)])
+    assert first.spatial.bboxes == [[10.0, 46.0, 12.0, 46.0]]
+    known = COLLECTION | {"extent": first.to_dict()}
+    assert catalog.extent([made("z", where=11.0)], known).to_dict() == known["extent"]
+    grown = catalog.extent([made("z", where=-5.0, when="2025-01-01")], known)
+    assert grown.spatial.bboxes == [[-5.0, 46.0, 12.0, 46.0]]
+    assert [str(time)[:10] for time in grown.temporal.intervals[0]] == ["2024-08-15", "2025-01-01"]
+    assert catalog.extent([made("z")], COLLECTION).temporal.intervals == [[None, None]]
 
 
 # --- what a run undoes ---

@@ -240,3 +240,15 @@ def test_clean_up_from_the_command_line_deletes_what_was_noted_and_cancels(
     assert command_line.main(["cleanup", "one"]) == 0  # again: nothing is left to do
     assert command_line.main(["cleanup", "two"]) == 1
     assert "No run 'two' is known at this service; known: one." in capsys.readouterr().err
+
+
+def test_clean_up_without_a_shared_sandbox_starts_none_and_says_so(tmp_path, monkeypatch, capsys):
+    from helpers import settings as room
+
+    monkeypatch.setenv("RECIPES_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(room, "find_env_file", lambda: None)
+    monkeypatch.setattr(room, "in_process_sandbox", lambda: False)
+    monkeypatch.setattr(room, "load", None)  # what would start one
+    assert command_line.main(["cleanup", "one"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("No shared sandbox is running") and "`python -m helpers sandbox`" in said

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import boto3
 import psutil
 import pytest
 import requests
@@ -496,6 +497,16 @@ def test_the_log_of_requests_has_no_signatures(sandbox, s3, bucket):
     logged = dict(pair.split("=") for pair in signed.split("&"))
     assert {name for name in given if logged[name] != given[name]} <= {"Signature", "X-Amz-Signature"}
     assert set(logged) == set(given) and logged != given
+
+
+# --- finding it ---
+
+
+def test_boto3_needs_nothing_but_the_environment(sandbox, monkeypatch):
+    for name, value in sandbox.environment.items():
+        monkeypatch.setenv(name, value)
+    assert boto3.Session().region_name == sandbox.environment["AWS_REGION"]
+    assert boto3.client("sqs").meta.endpoint_url == sandbox.url("s3")
 
 
 # --- starting over ---

@@ -621,7 +621,7 @@ def test_the_catalogue_is_asked_for_by_name(live, monkeypatch):
 @pytest.mark.parametrize("dsn", ["host=db password=secret-word", "mysql://me:secret-word@db/x"])
 def test_another_form_of_dsn_is_refused_and_not_shown(project, monkeypatch, dsn):
     monkeypatch.setenv("CATALOG_DSN", dsn)
-    with pytest.raises(NotConfigured, match=r"CATALOG_DSN.*postgresql://") as raised:
+    with pytest.raises(NotConfigured, match=r"CATALOG_DSN: found \*+; must begin with one of postgresql://") as raised:
         room.read()
     assert "secret-word" not in str(raised.value)
 
