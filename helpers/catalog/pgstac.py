@@ -423,7 +423,7 @@ def _address(dsn: SecretStr) -> str:
     host, port = str(found.get("host") or "localhost"), str(found.get("port") or 5432)
     if not port.replace(",", "").isdigit() or "@" in f"{host}{found.get('dbname')}":
         raise NotConfigured(
-            "CATALOG_DSN cannot be read. It must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with signs"
+            "CATALOG_DSN cannot be read. It must be postgresql:// and then USER:PASSWORD@HOST:PORT/DATABASE, with signs"
             " other than letters and digits in user and password percent-encoded (@ as %40, / as %2F, a space as %20)."
         )
     return f"{host}:{port}"
