@@ -60,6 +60,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         os.environ[name] = os.devnull
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: kernels and services are waited for as much as they work."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def unsealed(pytestconfig) -> dict[str, str]:
     """The environment as it was: for what must reach the package index."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any, Self
 from uuid import uuid4
 
@@ -42,6 +42,8 @@ RS_SERVER = {"staging": ("processes", "jobs"), "catalog": ("catalog",), "dpr": (
 #: What the sandbox serves, each on a port of its own.
 SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage", "station", "rs-server", *RS_SERVER, "stac")
 REGION = "us-west-2"
+#: Those of a world that are made when they are needed.
+LAZY = ("staging", "dpr", "hook", "identity", "station", "catalog", "osam")
 #: Days that products stay in the content bucket, as in the service.
 CONTENT_DAYS = 14
 #: Access key ids of HyP3's roles, for the guard in front of S3.
@@ -82,6 +84,24 @@ class _Handler(MotoRequestHandler):
         """Requests are in `Traffic`; a line for each in the notebook would bury what it shows."""
 
 
+class _when_needed:
+    """A service that is made when somebody first asks for it: most tests and notebooks talk to one or two."""
+
+    def __init__(self, make: Callable[[Any], Any]):
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, sandbox: Any, owner: type) -> Any:
+        if sandbox is None:
+            return self
+        with sandbox._making:  # once it is made, it is found before we are asked
+            if self.name not in sandbox.__dict__:
+                sandbox.__dict__[self.name] = self.make(sandbox)
+            return sandbox.__dict__[self.name]
+
+
 class Sandbox:
     """All services of one sandbox. Use :meth:`start`; or as a context manager.
 
@@ -113,14 +133,8 @@ class Sandbox:
         self._servers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.access_keys: dict[str, str | None] = {}  #: the keys that S3 checks: see `s3.make_app`
+        self._making = RLock()
         self.hyp3: HyP3
-        self.identity: Identity
-        self.hook: Hook
-        self.osam: Osam
-        self.station: Station
-        self.catalog: Catalog
-        self.staging: Staging
-        self.dpr: Dpr
         self.cluster = Cluster()  #: of the conversions; survives a reset, as it takes long to warm up
         self.catalogue: Catalogue  #: of recipe 5; its processes survive a reset as well
 
@@ -200,10 +214,23 @@ class Sandbox:
         self.hyp3.processor.keep_running()
         self.access_keys.clear()
         self.access_keys.update(ACCESS_KEYS)
-        self.identity = Identity(self.clock)
-        self.identity.add_user(*USER, roles=("hook-workflows", "hook-medium"))
-        self.identity.add_user(*EXTERNAL_USER, roles=())
-        self.hook = Hook(
+        for bucket in osam.BUCKETS:
+            s3.create_bucket(bucket, rspy.ACCOUNT, REGION)
+            s3.set_policy(bucket, rspy.ACCOUNT, _read_only(bucket, _rspy_arn(READER)))
+
+    @_when_needed
+    def identity(self) -> Identity:
+        """A user with roles, and one at somebody else's catalogue."""
+        identity = Identity(self.clock)
+        identity.add_user(*USER, roles=("hook-workflows", "hook-medium"))
+        identity.add_user(*EXTERNAL_USER, roles=())
+        return identity
+
+    @_when_needed
+    def hook(self) -> Hook:
+        """No orders."""
+        plays = self.deployment
+        hook = Hook(
             self.identity,
             self.clock,
             self.traffic,
@@ -211,28 +238,37 @@ class Sandbox:
             queued=plays.hook_queued,
             processing=plays.hook_processing,
         )
-        self.hook.processor.keep_running()
-        self._fill_rs_server()
+        hook.processor.keep_running()
+        return hook
 
-    def _fill_rs_server(self) -> None:
-        """Empty buckets and catalogue, the rules of the beginning, no jobs."""
-        plays = self.deployment
+    @_when_needed
+    def osam(self) -> Osam:
+        """The rules of the beginning."""
+        return Osam(self.traffic)
+
+    @_when_needed
+    def station(self) -> Station:
+        """Every product, made when it is fetched."""
+        return Station(self.traffic, _make_archive, self.deployment.station_pixels, self.deployment.station_suffix)
+
+    @_when_needed
+    def catalog(self) -> Catalog:
+        """RS-Server's, empty."""
+        return Catalog(self.osam, self._s3_client(rspy.SERVICE_USER), self.clock, self.traffic)
+
+    @_when_needed
+    def staging(self) -> Staging:
+        """No jobs."""
+        keys = self.deployment.rs_server.process_key
+        return Staging(self.catalog, self.clock, self.traffic, self.deployment.staging, keys)
+
+    @_when_needed
+    def dpr(self) -> Dpr:
+        """No jobs."""
         service = self._s3_client(rspy.SERVICE_USER)
-        for bucket in osam.BUCKETS:
-            s3.create_bucket(bucket, rspy.ACCOUNT, REGION)
-            service.put_bucket_policy(Bucket=bucket, Policy=json.dumps(_read_only(bucket, _rspy_arn(READER))))
-        self.osam = Osam(self.traffic)
-        self.station = Station(self.traffic, _make_archive, plays.station_pixels, plays.station_suffix)
-        self.catalog = Catalog(self.osam, service, self.clock, self.traffic)
-        keys = plays.rs_server.process_key
-        self.staging = Staging(self.catalog, self.clock, self.traffic, plays.staging, keys)
-        for_workers = {
-            "endpoint": self.url("s3-inside"),
-            "key": rspy.SERVICE_USER,
-            "secret": "sandbox",
-            "region": REGION,
-        }
-        self.dpr = Dpr(service, for_workers, self.clock, self.traffic, self.cluster, plays.rs_server)
+        inside = {"endpoint": self.url("s3-inside"), "region": REGION}
+        for_workers = inside | {"key": rspy.SERVICE_USER, "secret": "sandbox"}
+        return Dpr(service, for_workers, self.clock, self.traffic, self.cluster, self.deployment.rs_server)
 
     def warm(self, wait: bool = False) -> None:
         """Start the cluster that converts, in the background unless ``wait``: it takes some seconds."""
@@ -306,12 +342,23 @@ class Sandbox:
             "CATALOG_API_URL": self.url("stac"),
         }
 
+    def _end(self) -> None:
+        """End the world's services; those that were needed come anew when they are needed again."""
+        with self._making:
+            there = {name: self.__dict__.pop(name) for name in LAZY if name in self.__dict__}
+        # These first: what they do may need the other services.
+        if "staging" in there:
+            there["staging"].jobs.stop()
+        if "dpr" in there:
+            there["dpr"].stop()
+        if "hook" in there:
+            there["hook"].processor.stop()
+        if hasattr(self, "hyp3"):
+            self.hyp3.processor.stop()
+
     def reset(self) -> None:
         """Back to the initial state: no user buckets, jobs or orders, no faults, an empty request log. Time stays."""
-        self.staging.jobs.stop()  # these first: what they do may need the other services
-        self.dpr.stop()
-        self.hook.processor.stop()
-        self.hyp3.processor.stop()
+        self._end()
         s3.reset()
         self.catalogue.reset()
         self.traffic.heal()
@@ -320,15 +367,10 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stop listening and forget everything. Safe to call twice."""
-        if hasattr(self, "dpr"):
-            self.staging.jobs.stop()
-            self.dpr.stop()
+        self._end()
         self.cluster.stop()
         if hasattr(self, "catalogue"):
             self.catalogue.stop()
-        for service in ("hook", "hyp3"):
-            if hasattr(self, service):
-                getattr(self, service).processor.stop()
         for server in self._servers.values():
             server.shutdown()
             server.server_close()

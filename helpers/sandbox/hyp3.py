@@ -9,8 +9,10 @@ import base64
 import json
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from http.client import responses
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,7 @@ class HyP3:
         self.lock = threading.RLock()
         self.catalogue_up = True
         self.available = True
-        self._signing_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._signing_key = _signing_key()
         self._cookie_key = str(uuid4())
         catalogue = _load("hyp3_jobs.yml")
         self.job_types = {t: catalogue["job_types"][t] for t in catalogue["deployments"][job_types]}
@@ -485,8 +487,19 @@ def _as_stored(value: Any) -> Any:
 # --- the web application ---
 
 
-def _load(name: str) -> dict:
+@cache
+def _signing_key() -> rsa.RSAPrivateKey:
+    """Of Earthdata Login, which survives a reset of the sandbox: making one takes longer than all the rest."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@cache
+def _text(name: str) -> dict:
     return yaml.load((HERE / name).read_text(), Loader=SAFE_LOADER)  # noqa: S506 - it is safe
+
+
+def _load(name: str) -> dict:
+    return deepcopy(_text(name))
 
 
 def _openapi(job_types: dict) -> dict:

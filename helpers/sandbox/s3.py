@@ -89,6 +89,11 @@ def create_bucket(name: str, account_id: str, region: str) -> None:
         s3_backends[account_id]["aws"].create_bucket(name, region)
 
 
+def set_policy(name: str, account_id: str, policy: dict) -> None:
+    """Give a bucket its policy, without a request."""
+    s3_backends[account_id]["aws"].put_bucket_policy(name, json.dumps(policy).encode())
+
+
 def reset() -> None:
     """Empty every account: buckets, objects, policies, topics and queues."""
     events.reset()

@@ -153,7 +153,7 @@ SERVICES = {
 LIVE = {
     "3_archive_to_s3": {"user_id": OWNER, "dry_run": False},
     "4_archive_to_disk": {"user_id": OWNER, "dry_run": False},
-    "5_safe_to_zarr": {"inputs": [EXAMPLE]},
+    "5_safe_to_zarr": {"inputs": [EXAMPLE], "overviews": False},
     "6_stac_ingest": {"user_id": OWNER},
 }
 

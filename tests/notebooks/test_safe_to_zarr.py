@@ -52,11 +52,11 @@ def storage(sandbox):
 @pytest.mark.slow
 def test_twice_makes_one_item_and_one_zarr_of_each_mission(sandbox, storage, run_notebook, prefect, tmp_path):
     """And a clean-up afterwards deletes what its own run made, and no more."""
-    inputs = [one for mission in (1, 2, 3) for one in parameters(f"sentinel{mission}")["inputs"]]
+    inputs = [parameters(f"sentinel{mission}")["inputs"][-1] for mission in (1, 2, 3)]
     wanted = {"inputs": inputs, "collection": "sentinel-zarr", "run_id": "kept"}
     first = run_notebook(NAME, prefect, **wanted)
     assert first.outcome == "ok", first.error
-    assert list(first.results["results"].values()) == ["converted"] * 5
+    assert list(first.results["results"].values()) == ["converted"] * 3
 
     items = published(sandbox, wanted["collection"])
     addresses = {next(iter(item["assets"].values()))["href"] for item in items.values()}
@@ -76,7 +76,7 @@ def test_twice_makes_one_item_and_one_zarr_of_each_mission(sandbox, storage, run
     assert changes(sandbox) == []
     assert (published(sandbox, wanted["collection"]), sorted(stored(storage))) == before
 
-    other = wanted | {"inputs": [inputs[2].replace("T32TQR", "T32TQS")], "run_id": "gone", "clean_up": True}
+    other = wanted | {"inputs": [inputs[1].replace("T32TQR", "T32TQS")], "run_id": "gone", "clean_up": True}
     gone = run_notebook(NAME, prefect, **other | {"overviews": False})
     assert gone.outcome == "ok", gone.error
     assert list(gone.results["results"].values()) == ["converted"]
