@@ -91,7 +91,7 @@ class HyP3:
         self.lock = threading.RLock()
         self.catalogue_up = True
         self.available = True
-        self._signing_key = _signing_key()
+        self._signing_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._cookie_key = str(uuid4())
         catalogue = _load("hyp3_jobs.yml")
         self.job_types = {t: catalogue["job_types"][t] for t in catalogue["deployments"][job_types]}
@@ -485,12 +485,6 @@ def _as_stored(value: Any) -> Any:
 
 
 # --- the web application ---
-
-
-@cache
-def _signing_key() -> rsa.RSAPrivateKey:
-    """Of Earthdata Login, which survives a reset of the sandbox: making one takes longer than all the rest."""
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @cache
