@@ -16,7 +16,6 @@ multiplied: such figures have a "~". Read the ratios: machines differ, and are n
 import argparse
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from figures import keep
 from s3_stub import PREFIX, SUFFIXES, job_id, products, stem
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -469,11 +469,7 @@ def main() -> None:
     finally:
         server.kill()
         server.wait()
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    target = PROJECT / "outputs" / "benchmarks" / "archive.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(target.read_text()).get("figures", {}) if target.exists() else {}
-    target.write_text(json.dumps(machine | {"figures": before | figures}, indent=1) + "\n")
+    keep("archive", figures)
 
 
 def _wait_for(port: int) -> None:

@@ -16,8 +16,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import platform
 import random
 import socket
 import statistics
@@ -37,6 +35,7 @@ import catalog_database
 import catalog_items
 import obstore
 import psycopg
+from figures import Rows, keep, measure
 from obstore.store import S3Store
 from pypgstac import load
 from pypgstac.db import PgstacDB
@@ -47,7 +46,6 @@ from helpers.catalog.store import Entry, Origin, connect
 from helpers.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-OUTPUT = PROJECT / "outputs" / "benchmarks"
 DELAY = 0.035
 BUCKET, KEYS = "items", {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark"}
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,7 +60,6 @@ TARGETS = {
     "drift": "at most 2.5 s",
     "database": "12 s from nothing, 1 s from a cached cluster",
 }
-Rows = list[tuple[str, str, dict]]
 
 
 # --- the world ---
@@ -456,24 +453,10 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.rows) - ROWS.keys():
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    figures: dict[str, Any] = {}
     with database(options.dsn) as dsn, storage() as settings:
         world = World(dsn, settings, options.rounds, not options.no_published)
-        for name in options.rows or ROWS:
-            print(f"{name}: to reach {TARGETS[name]}", flush=True)
-            rows = ROWS[name](world)
-            for side, text, _ in rows:
-                print(f"    {side:28} {text}", flush=True)
-            figures[name] = {side: found for side, _, found in rows}
-    _keep(figures)
-
-
-def _keep(figures: dict[str, Any]) -> None:
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    target = OUTPUT / "catalog.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(target.read_text()).get("figures", {}) if target.exists() else {}
-    target.write_text(json.dumps(machine | {"figures": before | figures}, indent=1) + "\n")
+        found = measure(options.rows or ROWS, TARGETS, lambda name: ROWS[name](world))
+    keep("catalog", found)
 
 
 if __name__ == "__main__":

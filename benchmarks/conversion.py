@@ -13,9 +13,7 @@ and are noisy.
 """
 
 import argparse
-import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -30,8 +28,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from figures import OUTPUT, Rows, keep, measure
+
 PROJECT = Path(__file__).resolve().parent.parent
-OUTPUT = PROJECT / "outputs" / "benchmarks"
 GRD = "S1A_IW_GRDH_1SDV_20230815T060112_20230815T060137_049881_05FF5E_1A2B"
 L2A = "S2A_MSIL2A_20230815T095031_N0509_R079_T33UVP_20230815T142759"
 OLCI = "S3A_OL_1_ERR____20230815T091500_20230815T091800_20230816T101010_0180_102_207______PS1_O_NT_003"
@@ -44,7 +43,6 @@ TARGETS = {
     "two": "at least 1.7 times one worker",
     "read": "fewer requests than EOPF's default output",
 }
-Rows = list[tuple[str, str, dict]]
 Run = dict[str, float]
 
 
@@ -352,22 +350,8 @@ def main() -> None:
         return copy_pictures(*options.floor)
     if unknown := set(options.rows) - ROWS.keys():
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    figures: dict[str, Any] = {}
-    for name in options.rows or ROWS:
-        print(f"{name}: to reach {TARGETS[name]}", flush=True)
-        rows = ROWS[name](options, options.folder)
-        for side, text, _ in rows:
-            print(f"    {side:28} {text}", flush=True)
-        figures[name] = {side: found for side, _, found in rows}
-    _keep(figures)
-
-
-def _keep(figures: dict[str, Any]) -> None:
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    target = OUTPUT / "conversion.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(target.read_text()).get("figures", {}) if target.exists() else {}
-    target.write_text(json.dumps(machine | {"figures": before | figures}, indent=1) + "\n")
+    found = measure(options.rows or ROWS, TARGETS, lambda name: ROWS[name](options, options.folder))
+    keep("conversion", found)
 
 
 if __name__ == "__main__":

@@ -252,12 +252,9 @@ def unpack(files: dict[int, Path], folder: Path) -> tuple[dict[int, Path], dict[
 
 def storage(settings: Settings) -> Any:
     """A boto3 client for the storage that PRIVATE orders write to."""
-    return objectstore.elsewhere(
-        str(settings.hook_output_storage_url).rstrip("/"),
-        settings.hook_output_storage_access_key,
-        settings.hook_output_storage_secret_key,
-        settings,
-    )
+    url = str(settings.hook_output_storage_url).rstrip("/")
+    keys = settings.hook_output_storage_access_key, settings.hook_output_storage_secret_key
+    return objectstore.elsewhere(objectstore.at(url, *keys, settings))
 
 
 def delivered(item: dict, in_bucket: dict[str, int]) -> dict[str, str]:

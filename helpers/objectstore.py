@@ -32,29 +32,33 @@ def client(service: str, settings: Settings, **config: Any) -> Any:
     )
 
 
-def elsewhere(
+def at(
     url: str | None,
     access_key: SecretStr | None,
     secret_key: SecretStr | None,
     settings: Settings,
-    *,
     region: str = "us-east-1",  # the one that stands for "no region": others would be asked for when creating
-    **config: Any,
-) -> Any:
-    """An S3 client for a storage that is not Amazon's (Ceph, MinIO), with keys of its own.
+) -> Settings:
+    """The settings with another storage, and the keys for it, in place of Amazon's."""
+    return settings.model_copy(
+        update={
+            "aws_endpoint_url": url,
+            "aws_access_key_id": access_key,
+            "aws_secret_access_key": secret_key,
+            "aws_session_token": None,
+            "aws_region": region,
+        }
+    )
+
+
+def elsewhere(settings: Settings, **config: Any) -> Any:
+    """An S3 client for a storage that is not Amazon's (Ceph, MinIO): see :func:`at`.
 
     ``config`` goes to botocore's ``Config`` beside what such a storage needs.
     """
-    of_its_own = {
-        "aws_endpoint_url": url,
-        "aws_access_key_id": access_key,
-        "aws_secret_access_key": secret_key,
-        "aws_session_token": None,
-        "aws_region": region,
-    }
     return client(
         "s3",
-        settings.model_copy(update=of_its_own),
+        settings,
         s3={"addressing_style": "path"},  # Ceph has no names like bucket.host
         request_checksum_calculation="when_required",  # and refuses the checksums that boto3 adds otherwise
         response_checksum_validation="when_required",

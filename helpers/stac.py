@@ -257,6 +257,33 @@ def _unwrapped(points: list[tuple], crs: Any) -> Any:
     return Polygon(ring)
 
 
+def area(bbox: list[float] | None, intersects: dict | None) -> Any:
+    """The place that a search is about (degrees), as a `shapely` geometry; None if it is about none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        It is no place.
+    """
+    if not (bbox or intersects):
+        return None
+    import shapely
+    from shapely.geometry import box
+
+    if intersects:
+        try:
+            return shapely.from_geojson(json.dumps(intersects))
+        except shapely.errors.ShapelyError as error:
+            raise ValueError(f"intersects is no geometry: {error}") from None
+    numbers = [float(number) for number in bbox or ()]
+    if len(numbers) not in (4, 6):
+        raise ValueError("bbox has 4 or 6 numbers")
+    west, south, east, north = numbers if len(numbers) == 4 else (*numbers[:2], *numbers[3:5])
+    if west > east:  # across the antimeridian
+        return box(west, south, 180, north).union(box(-180, south, east, north))
+    return box(west, south, east, north)
+
+
 def _overlap(one: dict, other: dict) -> bool:
     from shapely import make_valid
     from shapely.geometry import shape

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import orjson
 
+from .. import stac
 from ..errors import Rejected, TimedOut
 from ..settings import PROJECT
 from .store import Entry, Loaded, Origin, Removal, by_item
@@ -330,7 +331,7 @@ class Found:
     def __init__(self, store: EmbeddedStore, query: dict[str, Any]):
         self._path, self._connection = store.path, store._connection
         try:
-            self._area, times = _area(query.get("bbox"), query.get("intersects")), _interval(query.get("datetime"))
+            self._area, times = stac.area(query.get("bbox"), query.get("intersects")), _interval(query.get("datetime"))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise Rejected(f"The search cannot be understood: {error}") from None
         self._where, self._values = _conditions(query, self._area, times)
@@ -387,26 +388,6 @@ def _conditions(query: dict, area: Any, times: tuple[int, int] | None) -> tuple[
         conditions.append(f"i.number IN ({inside})")
         values += [east, west, north, south]
     return " AND ".join(conditions), values
-
-
-def _area(bbox: list[float] | None, intersects: dict | None) -> Any:
-    if not (bbox or intersects):
-        return None
-    import shapely
-    from shapely.geometry import box
-
-    if intersects:
-        try:
-            return shapely.from_geojson(orjson.dumps(intersects))
-        except shapely.errors.ShapelyError as error:
-            raise ValueError(f"intersects is no geometry: {error}") from None
-    numbers = [float(number) for number in bbox or ()]
-    if len(numbers) not in (4, 6):
-        raise ValueError("bbox has 4 or 6 numbers")
-    west, south, east, north = numbers if len(numbers) == 4 else (*numbers[:2], *numbers[3:5])
-    if west > east:  # across the antimeridian
-        return box(west, south, 180, north).union(box(-180, south, east, north))
-    return box(west, south, east, north)
 
 
 def _interval(text: str | None) -> tuple[int, int] | None:

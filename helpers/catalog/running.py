@@ -56,9 +56,10 @@ def _ask(settings: Settings) -> None:
         answer = http.harden(requests.Session()).get(f"{url}/")
         if answer.json().get("type") == "Catalog":
             return
-    except (RecipeError, ValueError, AttributeError) as error:
-        if isinstance(error, TimedOut):
-            raise TimedOut(f"The STAC API at {url} does not answer. Is CATALOG_API_URL right, and is it up?") from None
+    except TimedOut:
+        raise TimedOut(f"The STAC API at {url} does not answer. Is CATALOG_API_URL right, and is it up?") from None
+    except (RecipeError, ValueError, AttributeError):
+        pass
     raise NotConfigured(f"CATALOG_API_URL: what answers at {url} is no STAC API. Give the address of its landing page.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pystac
 
-from .. import safe
+from .. import objectstore, safe
 from ..errors import RecipeError, Rejected
 from ..settings import PROJECT, Settings
 from ..state import RunState
@@ -176,12 +176,5 @@ def _noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
 
 def _of_rspy(settings: Settings) -> Settings:
     """To read what is in the object storage of RS-PYTHON as if it were Amazon's."""
-    return settings.model_copy(
-        update={
-            "aws_endpoint_url": settings.rspy_s3_endpoint,
-            "aws_access_key_id": settings.rspy_s3_access_key,
-            "aws_secret_access_key": settings.rspy_s3_secret_key,
-            "aws_session_token": None,
-            "aws_region": settings.rspy_s3_region,
-        }
-    )
+    keys = settings.rspy_s3_access_key, settings.rspy_s3_secret_key
+    return objectstore.at(settings.rspy_s3_endpoint, *keys, settings, settings.rspy_s3_region)

@@ -266,8 +266,8 @@ def connect(settings: Settings) -> Services:
 def storage(settings: Settings) -> Any:
     """An S3 client for the object storage that the services work on."""
     keys = settings.rspy_s3_access_key, settings.rspy_s3_secret_key
-    region = settings.rspy_s3_region
-    return objectstore.elsewhere(settings.rspy_s3_endpoint, *keys, settings, region=region, max_pool_connections=32)
+    there = objectstore.at(settings.rspy_s3_endpoint, *keys, settings, settings.rspy_s3_region)
+    return objectstore.elsewhere(there, max_pool_connections=32)
 
 
 def redacted(said: Any) -> Any:

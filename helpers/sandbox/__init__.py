@@ -42,8 +42,6 @@ RS_SERVER = {"staging": ("processes", "jobs"), "catalog": ("catalog",), "dpr": (
 #: What the sandbox serves, each on a port of its own.
 SERVICES = ("control", "s3", "hyp3", "identity", "hook", "hook-storage", "station", "rs-server", *RS_SERVER, "stac")
 REGION = "us-west-2"
-#: Those of a world that are made when they are needed.
-LAZY = ("staging", "dpr", "hook", "identity", "station", "catalog", "osam")
 #: Days that products stay in the content bucket, as in the service.
 CONTENT_DAYS = 14
 #: Access key ids of HyP3's roles, for the guard in front of S3.
@@ -344,8 +342,9 @@ class Sandbox:
 
     def _end(self) -> None:
         """End the world's services; those that were needed come anew when they are needed again."""
+        names = [name for name, kind in vars(type(self)).items() if isinstance(kind, _when_needed)]
         with self._making:
-            there = {name: self.__dict__.pop(name) for name in LAZY if name in self.__dict__}
+            there = {name: self.__dict__.pop(name) for name in names if name in self.__dict__}
         # These first: what they do may need the other services.
         if "staging" in there:
             there["staging"].jobs.stop()

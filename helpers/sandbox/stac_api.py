@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from flask import request
 
+from .. import stac
 from .rspy import Refusal
 
 CORE = "https://api.stacspec.org/v1.0.0"
@@ -50,7 +51,7 @@ def parameters() -> dict[str, Any]:
 def select(items: list[dict], wanted: dict[str, Any]) -> list[dict]:
     """The items that fit ids, collections, bbox, intersects and datetime; the latest first, as pgstac sorts."""
     try:
-        area, time = _area(wanted), _interval(wanted.get("datetime"))
+        area, time = stac.area(wanted.get("bbox"), wanted.get("intersects")), _interval(wanted.get("datetime"))
     except (ValueError, TypeError, KeyError) as error:
         raise Refusal(400, f"The search cannot be understood: {error}") from None
     for name, key in (("ids", "id"), ("collections", "collection")):
@@ -108,22 +109,6 @@ def _positions(coordinates: Any) -> Any:
     else:
         for part in coordinates:
             yield from _positions(part)
-
-
-def _area(wanted: dict) -> Any:
-    if not (wanted.get("bbox") or wanted.get("intersects")):
-        return None
-    from shapely.geometry import box, shape
-
-    if wanted.get("intersects"):
-        return shape(wanted["intersects"])
-    numbers = [float(number) for number in wanted["bbox"]]
-    if len(numbers) not in (4, 6):
-        raise ValueError("bbox has 4 or 6 numbers")
-    west, south, east, north = numbers if len(numbers) == 4 else (*numbers[:2], *numbers[3:5])
-    if west > east:
-        return box(west, south, 180, north).union(box(-180, south, east, north))
-    return box(west, south, east, north)
 
 
 def _interval(text: str | None) -> tuple[datetime, datetime] | None:

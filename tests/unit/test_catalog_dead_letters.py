@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from catalog_items import item
 
 from helpers import objectstore
 from helpers.catalog import dead_letters, messages
@@ -18,22 +19,6 @@ from helpers.errors import Rejected, TimedOut
 
 BUCKET = "letters-and-items"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-def item(name: str, **more) -> dict:
-    ring = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [],
-        "id": name,
-        "collection": "rtc",
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": [0.0, 0.0, 1.0, 1.0],
-        "properties": {"datetime": "2026-02-03T04:05:06Z"},
-        "links": [{"rel": "collection", "href": "./collection.json"}],
-        "assets": {"vv": {"href": f"s3://archive/{name}_VV.tif"}},
-    } | more
 
 
 def timeless(name: str) -> dict:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from uuid import uuid4
 
+import catalog_items
 import pytest
 
 from helpers import objectstore
@@ -25,19 +26,8 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def item(name: str, *, collection: str = "rtc", **properties) -> dict:
-    ring = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [],
-        "id": name,
-        "collection": collection,
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": [0.0, 0.0, 1.0, 1.0],
-        "properties": {"datetime": "2026-02-03T04:05:06Z"} | properties,
-        "links": [{"rel": "collection", "href": "./collection.json"}],
-        "assets": {"vv": {"href": f"s3://archive/{name}_VV.tif"}},
-    }
+    made = catalog_items.item(name, collection=collection)
+    return made | {"properties": made["properties"] | properties}
 
 
 class Ledger:

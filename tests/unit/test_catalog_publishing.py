@@ -8,6 +8,7 @@ from uuid import uuid4
 import pystac
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from catalog_items import item
 
 from helpers import objectstore
 from helpers.catalog import messages, publishing, sending, wiring
@@ -15,22 +16,6 @@ from helpers.catalog.publishing import Published, item_of, key_of, publish, publ
 from helpers.errors import FailedRemotely, NotConfigured, Rejected, TimedOut
 
 BUCKET = "published-items"
-
-
-def item(name: str, **more) -> dict:
-    ring = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [],
-        "id": name,
-        "collection": "rtc",
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": [0.0, 0.0, 1.0, 1.0],
-        "properties": {"datetime": "2026-02-03T04:05:06Z"},
-        "links": [{"rel": "collection", "href": "./collection.json"}],
-        "assets": {"vv": {"href": f"s3://archive/{name}_VV.tif"}},
-    } | more
 
 
 def large(name: str, size: int = 300_000) -> dict:
