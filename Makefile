@@ -50,7 +50,7 @@ format: setup  ## mend style, and strip outputs and papermill's traces from the 
 	$(BIN)/ruff format
 
 constraints: setup  ## pin what pyproject.toml asks for; UPGRADE=1 moves to the newest releases
-	$(BIN)/uv pip compile pyproject.toml --group test --group dev --group build --quiet $(if $(UPGRADE),--upgrade) \
+	$(BIN)/uv pip compile pyproject.toml --group test --group browser --group site --group dev --group build --quiet $(if $(UPGRADE),--upgrade) \
 		--universal --python $(BIN)/python --python-version 3.13 --generate-hashes --no-header --no-annotate \
 		--output-file constraints.txt >/dev/null
 

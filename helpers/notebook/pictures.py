@@ -1,11 +1,9 @@
-"""What only makes sense inside a notebook: setting up, showing things so that they also read on paper, recording."""
+"""Pictures with a text for those who cannot see them: timelines, maps, figures."""
 
 import io
 import math
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,8 @@ from rasterio.transform import Affine, array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform_geom
 
-from . import settings as settings_room
-from .errors import NotConfigured, Rejected, bullets
-from .objectstore import statements
-from .parameters import RESULT_MIMETYPE, Parameter, declared
-from .settings import Service, Settings
-from .waiting import Change
+from ..waiting import Change
+from .showing import show
 
 #: Colour-blind safe (Okabe and Ito), and told apart by the text beside them.
 STATE_COLOURS = {
@@ -41,173 +35,10 @@ STATE_COLOURS = {
 NOTHING_CHANGED = "Nothing changed its state while we looked."
 
 
-def setup(
-    *needs: Service,
-    problems: Iterable[str] = (),
-    check: Callable[[Settings], object] = lambda settings: None,
-) -> Settings:
-    """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
-
-    Parameters
-    ----------
-    needs:
-        Services whose credentials a live run must have: "earthdata", "aws", "destine".
-    problems:
-        What the recipe itself finds wrong with the parameters; reported together with the rest.
-    check:
-        The same as a function of the settings, which raises one of our errors. Called if all types fit.
-
-    Raises
-    ------
-    Rejected
-        Parameters do not fit: all problems at once.
-    NotConfigured
-        Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
-    """
-    values, faults = _parameters()
-    faults += problems
-    missing = []
-    try:
-        settings = settings_room.load()
-        try:
-            settings.require(*needs)
-        except NotConfigured as error:
-            missing.append(str(error))
-        if not faults:
-            check(settings)
-    except NotConfigured as error:
-        missing.append(str(error))
-    except Rejected as error:
-        faults += [line.removeprefix("  - ") for line in str(error).splitlines()[1:] or [str(error)]]
-    if missing:
-        raise NotConfigured("\n".join([*missing, *bullets(faults)]))
-    if faults:
-        raise Rejected.because("The parameters do not fit, nothing was sent", faults)
-    said = _backend(settings, needs)
-    _show(f"<p>{escape(said)}</p>", said)
-    show_table([{"parameter": name, "value": value} for name, value in values.items()])
-    return settings
-
-
-def _backend(settings: Settings, needs: tuple[str, ...]) -> str:
-    if settings.backend == "live":
-        urls = {
-            "destine": settings.hook_api_url,
-            "rs-python": settings.conversion_api_url or settings.rspy_host_staging,
-        }
-        url = next((urls[need] for need in needs if need in urls), settings.hyp3_api_url)
-        return f"Talking to the LIVE service at {url}"
-    if settings_room.in_process_sandbox():
-        return "Talking to the SANDBOX inside this notebook (simulated products); it is gone when the kernel stops."
-    return (
-        f"Talking to the SANDBOX at {settings.sandbox_url} (simulated products); it survives a restart of the kernel."
-    )
-
-
-def _parameters() -> tuple[dict[str, Any], list[str]]:
-    """The values of the notebook's parameters, and what is wrong with their types."""
-    shell = get_ipython()
-    if shell is None:  # the notebook as a plain script: values cannot come from outside
-        main = sys.modules["__main__"]
-        types = {name: Parameter.of(kind) for name, kind in getattr(main, "__annotations__", {}).items()}
-        values = {name: vars(main)[name] for name in types}
-        return values, _faults(types, values)
-    # The cell that declares typed names is the parameters cell (run last, if it was edited and run again);
-    # papermill's own cell only assigns.
-    types = next((known for source in reversed(shell.user_ns["In"]) if (known := _declared(source))), {})
-    values = {name: shell.user_ns[name] for name in types}
-    return values, _faults(types, values)
-
-
-def _faults(types: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
-    """What is wrong with the types of parameters, and with those whose meaning is the same in every notebook."""
-    faults = []
-    for name, parameter in types.items():
-        try:
-            value = parameter.check(values[name])
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-        else:
-            if name == "deadline_minutes" and not value > 0:
-                faults.append(f"deadline_minutes: {value:g} is no time to wait; use a number above 0")
-    return faults
-
-
-def _declared(source: str) -> dict:
-    """Parameters of a cell that consists of nothing but typed assignments; empty for any other cell."""
-    try:
-        lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        known = declared(source)
-    except (SyntaxError, ValueError):
-        return {}
-    return known if known and lines and ": " in lines[0].split("=")[0] else {}
-
-
-def record(name: str, value: Any) -> None:
-    """Publish a result under a name: tests and batch runs read it back from the executed notebook.
-
-    ``value`` is anything that JSON can carry; never a secret.
-    """
-    plain = f"{name} = {value}"
-    _show(None, plain, **{RESULT_MIMETYPE: {"name": name, "value": value}})
-
-
-def _show(html: str | None, plain: str, **more: Any) -> None:
-    """Show something as a page, as text, or in a plain script as print does."""
-    if get_ipython() is None:
-        print(plain)
-    else:
-        display({"text/plain": plain} | ({"text/html": html} if html else {}) | more, raw=True)
-
-
-def show_table(rows: list[dict], empty: str = "nothing") -> None:
-    """Show rows of the same keys as a table; ``empty`` when there are none."""
-    if not rows:
-        _show(f"<p>{escape(empty)}</p>", empty)
-        return
-    head = "".join(f"<th style='text-align:left'>{escape(str(key))}</th>" for key in rows[0])
-    # Long addresses are broken anywhere, or the columns behind them are cut off.
-    cell = "<td style='text-align:left;overflow-wrap:anywhere;min-width:4em'>"
-    body = "".join("<tr>" + "".join(f"{cell}{escape(_text(v))}</td>" for v in row.values()) + "</tr>" for row in rows)
-    plain = "\n".join("  ".join(f"{k}: {_text(v)}" for k, v in row.items()) for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    _show(table, plain)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def show_statements(policy: dict | None, marked: list[dict] = ()) -> None:
-    """Show a bucket policy, one row a statement; those in ``marked`` are called new."""
-    rows = [
-        {
-            "": "new" if statement in marked else "",
-            "statement": statement.get("Sid"),
-            "effect": statement["Effect"],
-            "who": _who(statement.get("Principal")),
-            "may": statement.get("Action"),
-            "on": statement.get("Resource"),
-        }
-        for statement in statements(policy)
-    ]
-    show_table(rows, "The bucket has no policy.")
-
-
-def _who(principal: Any) -> str:
-    if isinstance(principal, dict):
-        return ", ".join(f"{kind} {_text(names)}" for kind, names in principal.items())
-    return "everybody" if principal == "*" else str(principal)
-
-
 def show_timeline(changes: list[Change]) -> None:
     """Show how long each item stayed in each state, as seen from here."""
     if len({change.item for change in changes}) == len(changes):
-        _show(f"<p>{NOTHING_CHANGED}</p>", NOTHING_CHANGED)
+        show(f"<p>{NOTHING_CHANGED}</p>", NOTHING_CHANGED)
         return
     items = list(dict.fromkeys(change.item for change in changes))
     start, end = changes[0].time, changes[-1].time
@@ -307,7 +138,7 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
         outline if it cannot be opened (any more).
     """
     if not products:
-        _show("<p>There is nothing to show on a map.</p>", "There is nothing to show on a map.")
+        show("<p>There is nothing to show on a map.</p>", "There is nothing to show on a map.")
         return
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()

@@ -1,0 +1,116 @@
+"""The setup cell: parameters and settings checked together, the sandbox found or started, what is in force shown."""
+
+import sys
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+from IPython import get_ipython
+
+from .. import settings as settings_room
+from ..errors import NotConfigured, Rejected, bullets
+from ..parameters import Parameter, declared
+from ..settings import Service, Settings
+from .showing import show, show_table
+
+
+def setup(
+    *needs: Service,
+    problems: Iterable[str] = (),
+    check: Callable[[Settings], object] = lambda settings: None,
+) -> Settings:
+    """Check the notebook's parameters, read the settings, find or start the sandbox, show what is in force.
+
+    Parameters
+    ----------
+    needs:
+        Services whose credentials a live run must have: "earthdata", "aws", "destine".
+    problems:
+        What the recipe itself finds wrong with the parameters; reported together with the rest.
+    check:
+        The same as a function of the settings, which raises one of our errors. Called if all types fit.
+
+    Raises
+    ------
+    Rejected
+        Parameters do not fit: all problems at once.
+    NotConfigured
+        Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
+    """
+    values, faults = parameters_in_force()
+    faults += problems
+    missing = []
+    try:
+        settings = settings_room.load()
+        try:
+            settings.require(*needs)
+        except NotConfigured as error:
+            missing.append(str(error))
+        if not faults:
+            check(settings)
+    except NotConfigured as error:
+        missing.append(str(error))
+    except Rejected as error:
+        faults += [line.removeprefix("  - ") for line in str(error).splitlines()[1:] or [str(error)]]
+    if missing:
+        raise NotConfigured("\n".join([*missing, *bullets(faults)]))
+    if faults:
+        raise Rejected.because("The parameters do not fit, nothing was sent", faults)
+    said = _backend(settings, needs)
+    show(f"<p>{escape(said)}</p>", said)
+    show_table([{"parameter": name, "value": value} for name, value in values.items()])
+    return settings
+
+
+def _backend(settings: Settings, needs: tuple[str, ...]) -> str:
+    if settings.backend == "live":
+        urls = {
+            "destine": settings.hook_api_url,
+            "rs-python": settings.conversion_api_url or settings.rspy_host_staging,
+        }
+        url = next((urls[need] for need in needs if need in urls), settings.hyp3_api_url)
+        return f"Talking to the LIVE service at {url}"
+    if settings_room.in_process_sandbox():
+        return "Talking to the SANDBOX inside this notebook (simulated products); it is gone when the kernel stops."
+    return (
+        f"Talking to the SANDBOX at {settings.sandbox_url} (simulated products); it survives a restart of the kernel."
+    )
+
+
+def parameters_in_force() -> tuple[dict[str, Any], list[str]]:
+    """The values of the notebook's parameters, and what is wrong with their types."""
+    shell = get_ipython()
+    if shell is None:  # the notebook as a plain script: values cannot come from outside
+        main = sys.modules["__main__"]
+        types = {name: Parameter.of(kind) for name, kind in getattr(main, "__annotations__", {}).items()}
+        values = {name: vars(main)[name] for name in types}
+        return values, _faults(types, values)
+    # The cell that declares typed names is the parameters cell (run last, if it was edited and run again);
+    # papermill's own cell only assigns.
+    types = next((known for source in reversed(shell.user_ns["In"]) if (known := _declared(source))), {})
+    values = {name: shell.user_ns[name] for name in types}
+    return values, _faults(types, values)
+
+
+def _faults(types: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
+    """What is wrong with the types of parameters, and with those whose meaning is the same in every notebook."""
+    faults = []
+    for name, parameter in types.items():
+        try:
+            value = parameter.check(values[name])
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+        else:
+            if name == "deadline_minutes" and not value > 0:
+                faults.append(f"deadline_minutes: {value:g} is no time to wait; use a number above 0")
+    return faults
+
+
+def _declared(source: str) -> dict:
+    """Parameters of a cell that consists of nothing but typed assignments; empty for any other cell."""
+    try:
+        lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        known = declared(source)
+    except (SyntaxError, ValueError):
+        return {}
+    return known if known and lines and ": " in lines[0].split("=")[0] else {}
