@@ -4,8 +4,9 @@
 The Makefile runs this before every target that needs the environment; when nothing has changed it looks
 and returns. It runs before we have our Python, hence: any Python from 3.8 on, standard library only.
 PYTHON=/path/to/python overrides the search; `bootstrap.py --find` only prints what would be used.
-PostGIS, the database of notebook 6, is installed only by root and from Debian's packages; elsewhere the command is
-printed, once. RECIPES_INSTALL_POSTGIS=no leaves it.
+PostGIS, the database of notebook 6, and with `bootstrap.py --browser` Chromium, for the tests, are installed only by
+root and from Debian's packages; elsewhere the command is printed, once. RECIPES_INSTALL_POSTGIS=no and
+RECIPES_INSTALL_CHROMIUM=no leave them.
 """
 
 import fcntl
@@ -42,6 +43,20 @@ POSTGIS = [
     )
 ]
 SERVERS, CLUSTERS = "/usr/lib/postgresql/*/bin/postgres", "/etc/postgresql-common/createcluster.conf"
+#: Browsers that the tests can use, by their names on the PATH and where macOS and Playwright have them.
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
+BROWSER_FILES = [
+    "/Applications/*Chrom*.app/Contents/MacOS/*Chrom*",
+    *(
+        folder + "/chromium-*/chrome-*/" + program
+        for folder in (
+            os.environ.get("PLAYWRIGHT_BROWSERS_PATH", "/none"),
+            str(Path.home() / ".cache/ms-playwright"),
+            str(Path.home() / "Library/Caches/ms-playwright"),
+        )
+        for program in ("chrome", "*.app/Contents/MacOS/*Chrom*")
+    ),
+]
 #: Neither a dead mirror nor somebody else's apt may hold us up.
 APT = ["-qq", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-o", "DPkg::Lock::Timeout=60"]
 
@@ -191,49 +206,90 @@ def postgis_command():
     return ["conda", "install", "-c", "conda-forge", "postgresql", "postgis"]
 
 
-def ensure_postgis():
-    """Install PostGIS where that is ours to do, and say once what to do elsewhere; nothing depends on it."""
-    told = TOOLS / "postgis.log"
-    if has_postgis() or told.exists() or os.environ.get("RECIPES_INSTALL_POSTGIS", "").lower() in ("no", "0", "false"):
+def browser_candidates():
+    named = os.environ.get("RECIPES_CHROMIUM")
+    if named:
+        return [named]
+    return BROWSERS + [path for pattern in BROWSER_FILES for path in sorted(glob.glob(pattern), reverse=True)]
+
+
+def find_browser():
+    """A Chromium or Chrome that runs, RECIPES_CHROMIUM if that is set; '' if there is none."""
+    for name in browser_candidates():
+        path = shutil.which(name)
+        if path and number(output(path, "--version")):  # Ubuntu's chromium-browser may only say where to get it
+            return path
+    return ""
+
+
+def browser_command():
+    """What brings Chromium to this machine; without a font of its own, a bare machine's pages have no letters."""
+    if shutil.which("apt-get"):
+        return ["apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+    return [os.path.relpath(str(VENV_PYTHON.with_name("playwright"))), "install", "chromium"]
+
+
+def ensure(name, purpose, without, is_there, command, install):
+    """Install a program where that is ours to do, and say once what to do elsewhere; nothing depends on it."""
+    told, variable = TOOLS / (name.lower() + ".log"), "RECIPES_INSTALL_" + name.upper()
+    if is_there() or told.exists() or os.environ.get(variable, "").lower() in ("no", "0", "false"):
         return
     TOOLS.mkdir(exist_ok=True)
-    command, root = postgis_command(), os.geteuid() == 0
+    root = os.geteuid() == 0
     with open(str(told), "w", encoding="utf-8") as log:
         if command[0] == "apt-get" and root:
-            print("Installing PostGIS for notebook 6 (RECIPES_INSTALL_POSTGIS=no leaves it) ...", file=sys.stderr)
-            apt_install(command, log)
-    if has_postgis():
+            print(f"Installing {name} for {purpose} ({variable}=no leaves it) ...", file=sys.stderr)
+            install(command[1:], log)
+    if is_there():
         told.unlink()
         return
     by_hand = ("" if root or command[0] != "apt-get" else "sudo ") + " ".join(command)
     tried = f" could not be installed ({told})" if told.stat().st_size else " is not here"
-    print(f"PostGIS{tried}: notebook 6 uses its embedded store. For the real one:  {by_hand}", file=sys.stderr)
+    print(f"{name}{tried}: {without}:  {by_hand}", file=sys.stderr)
 
 
-def apt_install(command, log):
-    """Install Debian's packages, without the database server that the system would start for itself."""
+def ensure_postgis():
+    without = "notebook 6 uses its embedded store. For the real one"
+    ensure("PostGIS", "notebook 6", without, has_postgis, postgis_command(), install_postgis)
 
-    def apt(*arguments, **limit):
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
-        try:
-            return subprocess.run(["apt-get", *APT, *arguments], **quiet, **limit).returncode == 0
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.write(f"{error}\n")
-            return False
 
-    arguments = command[1:]
-    fetch = [*arguments, "--download-only", "postgresql-common"]
-    if not apt(*fetch, timeout=600) and not (apt("update", timeout=300) and apt(*fetch, timeout=600)):
+def ensure_browser():
+    without = "the tests in a browser are skipped. RECIPES_CHROMIUM names one that is elsewhere; to get one"
+    ensure("Chromium", "the tests", without, find_browser, browser_command(), install_packages)
+
+
+def apt(log, *arguments, **limit):
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
+    try:
+        return subprocess.run(["apt-get", *APT, *arguments], **quiet, **limit).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.write(f"{error}\n")
+        return False
+
+
+def fetch_packages(arguments, log):
+    """Only what is here by then is installed, and that is not interrupted: half of it would be worse than nothing."""
+    fetch = [*arguments, "--download-only"]
+    return apt(log, *fetch, timeout=600) or (apt(log, "update", timeout=300) and apt(log, *fetch, timeout=600))
+
+
+def install_packages(arguments, log):
+    if fetch_packages(arguments, log):
+        apt(log, *arguments)
+
+
+def install_postgis(arguments, log):
+    """Install it without the database server that the system would start for itself."""
+    if not fetch_packages([*arguments, "postgresql-common"], log):
         return
-    # Only what is here by now is installed, and that is not interrupted: half of it would be worse than nothing.
-    if not os.path.exists(CLUSTERS) and apt("install", "-y", "--no-install-recommends", "postgresql-common"):
+    if not os.path.exists(CLUSTERS) and apt(log, "install", "-y", "--no-install-recommends", "postgresql-common"):
         before = Path(CLUSTERS).read_text(encoding="utf-8")
         Path(CLUSTERS).write_text(before + "\ncreate_main_cluster = false\n", encoding="utf-8")
-        apt(*arguments)
+        apt(log, *arguments)
         Path(CLUSTERS).write_text(before, encoding="utf-8")
     else:
-        apt(*arguments)
+        apt(log, *arguments)
 
 
 def main():
@@ -249,6 +305,8 @@ def main():
             if not done:
                 install(rebuild=not usable)
     ensure_postgis()
+    if "--browser" in sys.argv:
+        ensure_browser()
 
 
 if __name__ == "__main__":

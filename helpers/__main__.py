@@ -1,17 +1,14 @@
-"""The command line: ``python -m helpers check | sandbox | run | cleanup``."""
+"""The command line: ``python -m helpers check | sandbox | run | cleanup | reset``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +28,14 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for wrong usage)."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"check": check, "sandbox": sandbox, "run": _run, "cleanup": cleanup}
+    commands = {"check": check, "sandbox": sandbox, "run": _run, "cleanup": cleanup, "reset": _reset}
     if not argv or argv[0] not in commands:
         print(__doc__)
         print("  check    say what works on this machine; exit code 1 when something required is missing")
         print("  sandbox  run the offline services until Ctrl-C, for several notebooks to share")
         print("  run      run notebooks unattended (python -m helpers run --help)")
         print("  cleanup  undo what a run added: cleanup RUN_ID")
+        print("  reset    back to the initial state, live runs aside; says first what goes")
         return 0 if argv[:1] in ([], ["--help"], ["-h"], ["help"]) else 2
     try:
         return commands[argv[0]](argv[1:])
@@ -50,6 +48,12 @@ def _run(argv: list[str]) -> int:
     from . import runner  # papermill's import costs more than the other commands take
 
     return runner.main(argv)
+
+
+def _reset(argv: list[str]) -> int:
+    from . import resetting
+
+    return resetting.main(argv)
 
 
 def cleanup(argv: list[str]) -> int:
@@ -211,130 +215,14 @@ def _how_to_use(url: str) -> str:
 def check(argv: list[str]) -> int:
     """Say what works on this machine, and exit with 1 when something required is missing."""
     argparse.ArgumentParser(prog="python -m helpers check", description=check.__doc__).parse_args(argv)
-    rows = [_python(), *_packages(), *_converter(), _database(), _kernel(), _ports()]
-    rows += [_folder("state"), _folder("output"), *_backend()]
+    from . import checking
+
+    rows = checking.rows()
     for state, what, detail in rows:
         print(f"{state:8} {what:22} {detail}")
     missing = [what for state, what, _ in rows if state == "MISSING"]
     print(f"\nMissing: {', '.join(missing)}" if missing else "\nEverything required is here.")
     return 1 if missing else 0
-
-
-Row = tuple[str, str, str]
-
-
-def _python() -> Row:
-    found = ".".join(map(str, sys.version_info[:3]))
-    fits = sys.version_info >= (3, 13)
-    return (
-        "ok" if fits else "MISSING",
-        "Python",
-        f"{found} at {sys.executable}" + ("" if fits else "; needs 3.13"),
-    )
-
-
-def _packages() -> list[Row]:
-    rows: list[Row] = []
-    for name in ("jupyterlab", "papermill", "boto3", "hyp3-sdk", "destinelab", "rasterio", "moto"):
-        try:
-            rows.append(("ok", name, version(name)))
-        except PackageNotFoundError:
-            rows.append(("MISSING", name, "run `make check` again; it installs what is missing"))
-    return rows
-
-
-def _converter() -> list[Row]:
-    try:
-        return [("ok", "eopf", f"{version('eopf')}: notebook 5 converts here")]  # not imported: that takes ten seconds
-    except PackageNotFoundError:
-        return [("note", "eopf", "not here: notebook 5 cannot convert on this machine")]
-
-
-def _database() -> Row:
-    from .sandbox import postgres
-
-    found, command = postgres.find(), postgres.how_to_install()
-    if found and found.postgis:
-        return "ok", "PostgreSQL", f"{found.version} with PostGIS {found.postgis} at {found.folder}"
-    here = f"{found.version}, but no PostGIS" if found else "not here"
-    return "note", "PostgreSQL", f"{here}: notebook 6 uses the embedded store; for pgstac: {command}"
-
-
-def _kernel() -> Row:
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
-    try:
-        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    except NoSuchKernel:
-        return "MISSING", "Jupyter kernel", "no kernel named python3; is ipykernel installed?"
-    # A bare name is replaced by the running interpreter when the kernel starts.
-    ours = (
-        command in ("python", "python3")
-        or Path(shutil.which(command) or command).resolve() == Path(sys.executable).resolve()
-    )
-    return ("ok", "Jupyter kernel", "python3, this environment") if ours else (
-        "note", "Jupyter kernel", f"python3 is {command}, another environment; `make lab` uses the right one"
-    )  # fmt: skip
-
-
-def _ports() -> Row:
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            return "ok", "Ports", f"free ones can be opened on 127.0.0.1 (tried {server.getsockname()[1]})"
-    except OSError as error:
-        return "MISSING", "Ports", f"nothing can listen on 127.0.0.1: {error.strerror}"
-
-
-def _folder(which: str) -> Row:
-    try:
-        folder = getattr(settings_room.read(), f"{which}_dir")
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except NotConfigured:
-        return "note", f"{which.title()} folder", "not known: settings are unusable, see below"
-    except OSError as error:
-        return "MISSING", f"{which.title()} folder", str(error)
-    return ("ok" if writable else "MISSING", f"{which.title()} folder", str(folder))
-
-
-def _backend() -> list[Row]:
-    rows: list[Row] = []
-    file = settings_room.find_env_file()
-    rows.append(("ok", "Settings file", str(file) if file else "none: the sandbox needs none"))
-    try:
-        settings = settings_room.read()
-    except NotConfigured as error:
-        return [*rows, ("MISSING", "Settings", str(error))]
-    rows += [("note", "Unknown setting", hint) for hint in settings_room.misspelt(file)]
-    live = settings.backend == "live"
-    rows.append(("ok", "Backend", f"live, {settings.hyp3_api_url}, {settings.hook_api_url}" if live else "sandbox"))
-    if live:
-        rows += _recipes(settings)
-    if not live:
-        running = settings_room.running_sandbox(settings.state_dir)
-        rows.append(("ok", "Shared sandbox", running["url"] if running else "none; notebooks start their own"))
-    return rows
-
-
-def _recipes(settings: Settings) -> list[Row]:
-    """Which recipes have what they need to run live. Nobody needs all; with none, something required is missing."""
-    recipes = {
-        "Notebooks 1, 3 (HyP3)": ("earthdata", "aws"),
-        "Notebook 2 (Hook)": ("destine",),
-        "Notebook 4 (to disk)": ("earthdata",),
-        "Notebook 5 (RS-PYTHON)": ("rs-python",),
-        "Notebook 6 (catalogue)": ("catalog", "aws"),
-    }
-    found = {}
-    for name, services in recipes.items():
-        try:
-            settings.require(*services)
-            found[name] = "ok", name, "credentials present"
-        except NotConfigured as error:
-            missing = ", ".join(line.strip(" -").partition(":")[0] for line in str(error).splitlines()[1:])
-            found[name] = "absent", name, f"{missing}; .env_tutorial.example says where to get them"
-    none = all(state == "absent" for state, *_ in found.values())
-    return [("MISSING" if none else state, name, detail) for state, name, detail in found.values()]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import urllib3
 
 from .errors import FailedRemotely, RecipeError, Rejected, TimedOut
 from .http import LONGEST_PAUSE, NO_ANSWER, Refused, Throttled
+from .progress import Moving, Progress
 
 #: Bytes read and written at a time, at most. More gains nothing; with less, Python's part in each begins to cost.
 BLOCK = 1 << 20
@@ -33,6 +34,7 @@ def fetch(
     check: Callable[[Path], None] = lambda path: None,
     tries: int = 5,
     show: Callable[[str], None] = print,
+    moving: Moving | None = None,
 ) -> Path:
     """Download ``url`` to ``target`` and return it; nothing is asked for when it is there already.
 
@@ -53,6 +55,8 @@ def fetch(
         How many times in a row the server may break off, or have a problem, without more of the file arriving.
     show:
         Gets a line every ten seconds, and one at the end.
+    moving:
+        Is told where the file is, as it comes (``progress.of(name)``).
 
     Raises
     ------
@@ -65,14 +69,16 @@ def fetch(
     """
     began = time.monotonic()
     part = target.with_name(f"{target.name}.part")
+    moving = moving or Progress().of(target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with alone(target):
             if target.exists():
                 _forget(part)
+                moving.start(size := target.stat().st_size, size)
                 return target
             for last in (False, True):
-                _complete(session, url, part, target.name, tries, show)
+                _complete(session, url, part, target.name, tries, show, moving)
                 try:
                     check(part)
                     break
@@ -145,13 +151,15 @@ def _forget(part: Path) -> None:
     _note_of(part).unlink(missing_ok=True)
 
 
-def _complete(session: requests.Session, url: str, part: Path, name: str, tries: int, show: Callable) -> None:
+def _complete(
+    session: requests.Session, url: str, part: Path, name: str, tries: int, show: Callable, moving: Moving
+) -> None:
     """Bring the unfinished file to its full length."""
     failures, most = 0, _size(part)
     while True:
         error: RecipeError = TimedOut(f"{name}: the server broke off {tries} times in a row. Run again to carry on.")
         try:
-            if _go_on(session, url, part, name, show):
+            if _go_on(session, url, part, name, show, moving):
                 return
         except Throttled as throttled:
             if throttled.seconds > LONGEST_PAUSE:
@@ -176,10 +184,11 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _go_on(session: requests.Session, url: str, part: Path, name: str, show: Callable) -> bool:
+def _go_on(session: requests.Session, url: str, part: Path, name: str, show: Callable, moving: Moving) -> bool:
     """Get what is missing of the file; whether all of it is there now."""
     have, version, total = _so_far(part)
     if have == total:
+        moving.start(have, total)
         return True
     headers = {"Accept-Encoding": "identity"}  # else the length would be that of something else
     if have:
@@ -210,7 +219,8 @@ def _go_on(session: requests.Session, url: str, part: Path, name: str, show: Cal
             _note(part, version, total)
         else:
             raise FailedRemotely(f"{name}: the server answered {answer.status_code} instead of sending the file.")
-        have = _copy(answer, part, have, total, name, show)
+        moving.start(have, total)
+        have = _copy(answer, part, have, total, name, show, moving)
     if total is None:
         # A server that does not say how long the file is can only say that it ends.
         _note(part, version, have)
@@ -248,7 +258,15 @@ def _version(answer: requests.Response) -> str:
         return ""
 
 
-def _copy(answer: requests.Response, part: Path, have: int, total: int | None, name: str, show: Callable) -> int:
+def _copy(
+    answer: requests.Response,
+    part: Path,
+    have: int,
+    total: int | None,
+    name: str,
+    show: Callable,
+    moving: Callable[[int], None],
+) -> int:
     began = told = time.monotonic()
     start = have
     with part.open("ab" if have else "wb") as file:
@@ -256,6 +274,7 @@ def _copy(answer: requests.Response, part: Path, have: int, total: int | None, n
         while block := answer.raw.read1(BLOCK, decode_content=False):
             file.write(block)
             have += len(block)
+            moving(len(block))
             if (now := time.monotonic()) - told > TELL_EVERY:
                 told = now
                 of = f" of {total / 1e6:,.0f}" if total else ""

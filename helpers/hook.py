@@ -22,6 +22,7 @@ from . import destine, http, objectstore, once, safe, waiting
 from .download import fetch, in_parallel
 from .errors import FailedRemotely, Rejected
 from .hook_order import with_secrets, without_secrets
+from .progress import Moving, Progress, told, tracked
 from .settings import Settings
 from .state import RunState
 
@@ -126,7 +127,7 @@ def wait(
     *,
     deadline: float,
     first: float = 5.0,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
 ) -> tuple[list[dict], list[waiting.Change]]:
     """Wait until every item of the order has ended, one way or the other.
 
@@ -136,6 +137,8 @@ def wait(
     ----------
     deadline, first:
         Seconds until giving up; seconds of the first pause between two looks, which grows to a minute.
+    show:
+        Gets a line for each change; or a :class:`helpers.waiting.Watcher`, such as a notebook's board.
 
     Returns
     -------
@@ -185,30 +188,31 @@ def download(
     hook: Hook,
     folder: Path,
     *,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
 ) -> tuple[dict[int, Path], dict[int, str]]:
     """Download the archives of all completed items from temporary storage, several at a time.
 
     Each goes to ``folder/output-<workflow>-<order>-<item>.zip``, and has that name only when it is whole and every
-    checksum in it is right. See :func:`helpers.download.fetch` for what happens at a cut.
+    checksum in it is right. See :func:`helpers.download.fetch` for what happens at a cut. ``show`` gets lines, or is a
+    :class:`helpers.progress.Progress`, such as a notebook's bar.
 
     Returns
     -------
     Files, and for items that could not be brought home the reason, by the item's id. Failed ones stop no others.
     """
     done = [item for item in items if status(item) == "completed"]
-    work = {
-        str(item["Id"]): partial(
-            _bring, item, order_id, hook, folder / f"output-{workflow}-{order_id}-{item['Id']}.zip", show
-        )
-        for item in done
-    }
-    files, failures = in_parallel(work)
+    with told(show, len(done), lines=Progress) as progress:
+        work = {}
+        for item in done:
+            number, target = str(item["Id"]), folder / f"output-{workflow}-{order_id}-{item['Id']}.zip"
+            bring = partial(_bring, item, order_id, hook, target, progress.detail, progress.of(number))
+            work[number] = tracked(progress, number, bring)
+        files, failures = in_parallel(work)
     return {int(name): file for name, file in files.items()}, {int(name): why for name, why in failures.items()}
 
 
-def _bring(item: dict, order_id: int, hook: Hook, target: Path, show: Callable[[str], None]) -> Path:
-    get = partial(fetch, target=target, check=safe.check_archive, show=show)
+def _bring(item: dict, order_id: int, hook: Hook, target: Path, show: Callable[[str], None], moving: Moving) -> Path:
+    get = partial(fetch, target=target, check=safe.check_archive, show=show, moving=moving)
     if link := item.get("DownloadLink"):
         try:
             return get(hook.plain, link)
@@ -296,10 +300,18 @@ def verdict(keys: dict[str, str], in_bucket: dict[str, int], read: Callable[[str
     return f"{len(wrong)} of its files are missing or differ, the first: {wrong[0]}" if wrong else "ok"
 
 
-def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], in_bucket: dict[str, int], folder: Path) -> Path:
+def bring_from_bucket(
+    s3: Any,
+    bucket: str,
+    keys: dict[str, str],
+    in_bucket: dict[str, int],
+    folder: Path,
+    *,
+    show: Callable[[str], object] = lambda line: None,
+) -> Path:
     """Download the objects of one item; returns its folder, or its file. What is there with its size is not repeated.
 
-    ``keys`` as from :func:`delivered`, ``in_bucket`` the sizes by key.
+    ``keys`` as from :func:`delivered`, ``in_bucket`` the sizes by key; ``show`` as of :func:`download`.
 
     Raises
     ------
@@ -307,18 +319,22 @@ def bring_from_bucket(s3: Any, bucket: str, keys: dict[str, str], in_bucket: dic
         All objects that could not be downloaded, with S3's reasons. The others are there.
     """
 
-    def get(key: str, target: Path) -> None:
+    def get(key: str, target: Path, moving: Moving) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            s3.download_file(bucket, key, target)  # under another name until it is whole
+            s3.download_file(bucket, key, target, Callback=moving)  # under another name until it is whole
         except (ClientError, BotoCoreError, Boto3Error) as error:
             raise FailedRemotely(f"{key}: {error}") from None
 
     def missing(key: str, path: Path) -> bool:
         return not path.is_file() or path.stat().st_size != in_bucket[key]
 
-    work = {key: partial(get, key, folder / path) for key, path in keys.items() if missing(key, folder / path)}
-    _, failures = in_parallel(work)
+    wanted = {key: folder / path for key, path in keys.items() if missing(key, folder / path)}
+    with told(show, len(wanted), sum(in_bucket[key] for key in wanted), lines=Progress) as progress:
+        work = {
+            key: tracked(progress, key, partial(get, key, target, progress.of(key))) for key, target in wanted.items()
+        }
+        _, failures = in_parallel(work)
     if failures:
         raise Rejected.because(f"Not everything could be downloaded from {bucket}", list(failures.values()))
     return folder / next(iter(keys.values())).split("/")[0]

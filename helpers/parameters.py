@@ -1,8 +1,11 @@
 """What goes into a notebook and what comes out: its `parameters` cell with typed names, its recorded results."""
 
 import ast
+import io
+import re
+import tokenize
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal, Optional, Union  # noqa: F401 - for the types in `parameters` cells
 
@@ -13,14 +16,47 @@ from pydantic import TypeAdapter, ValidationError
 RESULT_MIMETYPE = "application/vnd.eo-recipes.result+json"
 
 _LITERALS = ("str", "int", "float", "bool", "list", "dict")
+# In the comment of a text parameter: "one of: A (what A means), B; empty: what is taken then".
+_ONE_OF = re.compile(r"\bone of: ([^;]+)")
+_CHOICE = re.compile(r"([\w.-]+)(?: \(([^()]*)\))?")
+_IF_EMPTY = re.compile(r'(?:\bempty|""): ([^;]+)')
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A name in the `parameters` cell: its type as written there, and as pydantic understands it."""
+    """A name in the `parameters` cell: its type as written there, and as pydantic understands it.
+
+    A text parameter whose comment says "one of: A (what A means), B" accepts nothing else, and the empty text only if
+    the comment says what that means ("empty: ..."). In the comment and not as a `Literal`: the cell has no imports,
+    and papermill would not recognise the line.
+    """
 
     annotation: str
-    adapter: TypeAdapter
+    adapter: TypeAdapter = field(compare=False)
+    comment: str = ""  #: meaning and unit, as they stand behind the value
+    default: Any = None  #: the value in the cell; None if it is not a literal
+    choices: tuple = ()  #: the accepted values, where there are but a few
+
+    @property
+    def accepted(self) -> str:
+        """What fits, in words."""
+        if not self.choices:
+            return self.annotation
+        *most, last = ["empty" if choice == "" else str(choice) for choice in self.choices]
+        return f"one of {', '.join(most)} or {last}"
+
+    @property
+    def if_empty(self) -> str:
+        """What the empty value stands for, as the comment says; empty if it does not."""
+        found = _IF_EMPTY.search(self.comment)
+        return found[1].strip() if found else ""
+
+    def meaning_of(self, choice: str) -> str:
+        """What the comment says about one of the choices; empty if nothing."""
+        if choice == "":
+            return self.if_empty
+        found = _ONE_OF.search(self.comment)
+        return dict(_CHOICE.findall(found[1])).get(choice, "") if found else ""
 
     @classmethod
     def of(cls, kind: Any) -> "Parameter":
@@ -34,7 +70,7 @@ class Parameter:
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
         where = ".".join(map(str, detail["loc"]))
-        message = f"expected {self.annotation}, got {value!r}" + (f" (see {where})" if where else "")
+        message = f"expected {self.accepted}, got {value!r}" + (f" (see {where})" if where else "")
         if "str" in self.annotation and isinstance(detail["input"], bool | int | float | date):
             message += "; put it in quotes: without, YAML takes it for something else than text"
         raise ValueError(message)
@@ -47,28 +83,50 @@ class Parameter:
             return self.adapter.validate_python(text)
         with suppress(ValueError, yaml.YAMLError):
             return self.check(yaml.safe_load(text))  # a list or mapping, as YAML or JSON
-        raise ValueError(f"expected {self.annotation}, got {text!r}")
+        raise ValueError(f"expected {self.accepted}, got {text!r}")
 
 
 def declared(source: str) -> dict[str, Parameter]:
     """The parameters by name that the source of a `parameters` cell declares; raises ValueError, SyntaxError."""
     known = {}
-    for line in ast.parse(source).body:
+    body = ast.parse(source).body
+    comments = _comments(source)
+    for line in body:
         match line:
-            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
-                known[name] = _parameter(name, ast.unparse(annotation))
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
+                written = ast.unparse(annotation)
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                with suppress(ValueError):
-                    value = ast.literal_eval(value)
-                kind = type(value).__name__
-                known[name] = _parameter(name, kind if kind in _LITERALS else "Any")
+                written = ""
+            case _:
+                continue
+        default = None
+        with suppress(ValueError, TypeError):
+            default = ast.literal_eval(value) if value else None
+        if not written:
+            kind = type(default if default is not None else value).__name__
+            written = kind if kind in _LITERALS else "Any"
+        known[name] = _parameter(name, written, comments.get(line.lineno, comments.get(line.end_lineno, "")), default)
     return known
 
 
-def _parameter(name: str, annotation: str) -> Parameter:
+def _comments(source: str) -> dict[int, str]:
+    """The comments of a cell by the number of their line, the first being 1."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _parameter(name: str, annotation: str, comment: str = "", default: Any = None) -> Parameter:
+    choices: tuple = ()
+    kind: Any = annotation
+    if annotation == "str" and (found := _ONE_OF.search(comment)):
+        empty = ("",) if _IF_EMPTY.search(comment) else ()
+        choices = empty + tuple(choice for choice, _ in _CHOICE.findall(found[1]))
+        kind = Literal[choices]
     try:
-        adapter = TypeAdapter(annotation)
+        adapter = TypeAdapter(kind)
         adapter.rebuild()  # or an unknown type would only show with the first value
-        return Parameter(annotation, adapter)
     except (NameError, SyntaxError, TypeError, RuntimeError):
         raise ValueError(f"parameter {name}: the type {annotation} is not supported") from None
+    if adapter.core_schema["type"] == "literal":
+        choices = tuple(adapter.core_schema["expected"])
+    return Parameter(annotation, adapter, comment, default, choices)

@@ -1,7 +1,8 @@
 """Every setting of the recipes, read once: the only place that looks at the process environment.
 
-Order: process environment, then one ``.env_tutorial`` file, then the defaults below. With the backend "sandbox" the
-endpoints and credentials are those of the offline services, whatever the rest says.
+Order: what was given with :func:`provide`, process environment, then one ``.env_tutorial`` file, then the defaults
+below. With the backend "sandbox" the endpoints and credentials are those of the offline services, whatever the rest
+says.
 """
 
 import atexit
@@ -99,6 +100,13 @@ class Settings(BaseSettings):
         ALL,
         "Use a sandbox that somebody else started; empty: the one running on this machine, or a new one.",
         get="printed by `python -m helpers sandbox`",
+    )
+    sandbox_user: str | None = _setting(
+        "RECIPES_SANDBOX_USER",
+        None,
+        ALL,
+        "Who you are in a sandbox that you share with others: any name that nobody else there has. In a JupyterHub it"
+        " is your name there (JUPYTERHUB_USER); empty elsewhere: everybody is the same person.",
     )
     state_dir: Path = _setting(
         "RECIPES_STATE_DIR",
@@ -369,6 +377,10 @@ class Settings(BaseSettings):
             return (urlsplit(str(url)).hostname if url else None) or "live"
         return f"sandbox-{self._sandbox_id}"
 
+    def missing(self, *services: Service) -> list[str]:
+        """What ``services`` lack: one line for each variable, its name first, and where to get it. Nothing is sent."""
+        return list(dict.fromkeys(line for service in services for line in _missing(self, service)))
+
     def require(self, *services: Service) -> None:
         """Make sure that the credentials for ``services`` are there, before the first request.
 
@@ -381,13 +393,12 @@ class Settings(BaseSettings):
         FailedRemotely, TimedOut
             The sandbox's catalogue does not start; with the reason.
         """
-        missing = list(dict.fromkeys(line for service in services for line in _missing(self, service)))
-        if missing:
+        if missing := self.missing(*services):
             raise NotConfigured(
                 "\n".join([f"The backend is live, but credentials are missing in {_where()}:", *bullets(missing)])
             )
         if {"catalog", "catalog database"} & {*services} and self.backend == "sandbox":
-            start_catalogue(str(self.sandbox_url))
+            start_catalogue(str(self.sandbox_url), self.sandbox_user)
 
 
 def _option(line: str) -> tuple[str, str | int | float | bool]:
@@ -482,7 +493,10 @@ def _missing_aws(settings: Settings) -> list[str]:
     from botocore.exceptions import ProfileNotFound
 
     try:
-        credentials = aws_session(settings).get_credentials()
+        session = aws_session(settings)
+        if settings.backend == "sandbox":  # only asked what a live run would lack: no machine's metadata is waited for
+            session._session.get_component("credential_provider").remove("iam-role")
+        credentials = session.get_credentials()
     except ProfileNotFound as error:
         return [f"AWS_PROFILE: {error}; see the names in ~/.aws/config"]
     if credentials is None:
@@ -494,8 +508,15 @@ def _missing_aws(settings: Settings) -> list[str]:
     return []
 
 
+def fields_of(lines: list[str]) -> list[str]:
+    """The fields that lines of :meth:`Settings.missing` are about, in their order."""
+    by_name = {names(field)[0]: field for field in Settings.model_fields}
+    found = [by_name.get(line.partition(":")[0].removeprefix("or ").removeprefix("and ")) for line in lines]
+    return [field for field in found if field]
+
+
 def _wanted(field: str) -> str:
-    info = _explained(field)
+    info = explained(field)
     return f"{names(field)[0]}: {info.text}" + (f" Get it: {info.get}" if info.get else "")
 
 
@@ -552,6 +573,38 @@ def _harmless(settings: Settings) -> dict[str, Any]:
     }
 
 
+#: What a person has typed into this process, by the names of the variables.
+_provided: dict[str, SecretStr] = {}
+
+
+def provide(name: str, value: SecretStr) -> None:
+    """Use ``value`` for the variable ``name``, above every other source, until this process ends.
+
+    It is kept in this process only: no file, and no process that this one starts, gets it. An empty value takes back
+    what was given before.
+
+    Raises
+    ------
+    NotConfigured
+        No setting has this name, or the value does not fit it; then the one before stays. The message does not have
+        the value.
+    """
+    if not any(name in names(field) for field in Settings.model_fields):
+        raise NotConfigured(f"There is no setting {name}")
+    before = _provided.pop(name, None)
+    if text := value.get_secret_value().strip():
+        _provided[name] = SecretStr(text)
+    try:
+        read()
+    except NotConfigured as error:
+        # Other settings may be wrong already; only what is about this one speaks against the value.
+        if wrong := [line[4:] for line in str(error).splitlines() if line.startswith(f"  - {name}: ")]:
+            _provided.pop(name, None)
+            if before:
+                _provided[name] = before
+            raise NotConfigured("\n".join(wrong)) from None
+
+
 def read(env_file: Path | None = None) -> Settings:
     """Read and validate like :func:`load`, but neither look for a sandbox nor start one."""
     return _read(env_file or find_env_file())
@@ -559,7 +612,11 @@ def read(env_file: Path | None = None) -> Settings:
 
 def _read(file: Path | None, overrides: dict[str, Any] | None = None) -> Settings:
     try:
-        values = {"HOOK_ADDITIONAL1": _additional(file)} | (overrides or {})
+        given = {name: secret.get_secret_value() for name, secret in _provided.items()}
+        # Not an alias: the hub's name would win over what the file says.
+        user = _raw("RECIPES_SANDBOX_USER", file) or os.environ.get("JUPYTERHUB_USER") or None
+        ours = {"HOOK_ADDITIONAL1": _additional(file), "RECIPES_SANDBOX_USER": user}
+        values = ours | given | (overrides or {})
         settings = Settings(_env_file=file, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         problems = [_problem(e, file) for e in error.errors()]
@@ -575,7 +632,7 @@ def _read(file: Path | None, overrides: dict[str, Any] | None = None) -> Setting
 def _problem(error: Any, file: Path | None) -> str:
     name = str(error["loc"][0])
     field = next((f for f in Settings.model_fields if name in (f, *names(f))), name)
-    found = "********" if _is_secret(field) else repr(_raw(name, file))
+    found = "********" if is_secret(field) else repr(_raw(name, file))
     ours = error["msg"].removeprefix("Value error, ")  # pydantic's word for what our own validators say
     why = ours if ours != error["msg"] else f"{ours[0].lower()}{ours[1:]}"
     return f"{name}: found {found}; {why}"
@@ -584,6 +641,8 @@ def _problem(error: Any, file: Path | None) -> str:
 def _raw(name: str, file: Path | None) -> str | None:
     from dotenv import dotenv_values
 
+    if name in _provided:
+        return "********"
     return os.environ.get(name) or (dotenv_values(file).get(name) if file else None)
 
 
@@ -591,7 +650,7 @@ def _placeholders(settings: Settings) -> list[str]:
     return [
         f"{names(field)[0]}: still the example's placeholder; {_wanted(field)}"
         for field in Settings.model_fields
-        if _is_secret(field) and any(_is_placeholder(secret) for secret in _secrets(getattr(settings, field)))
+        if is_secret(field) and any(_is_placeholder(secret) for secret in _secrets(getattr(settings, field)))
     ]
 
 
@@ -613,10 +672,15 @@ def find_env_file() -> Path | None:
     folders = [PROJECT / "notebooks", PROJECT]
     if script := getattr(sys.modules["__main__"], "__file__", None):  # a copied cell, run as a program
         folders.insert(0, Path(script).resolve().parent)
-    # JupyterLab tells the kernel its notebook's path; not every server does.
-    if (notebook := os.environ.get("JPY_SESSION_NAME")) and Path(notebook).parent.is_dir():
-        folders.insert(0, Path(notebook).resolve().parent)
+    if notebook := notebook_path():
+        folders.insert(0, notebook.parent)
     return next((folder / ENV_FILE for folder in folders if (folder / ENV_FILE).is_file()), None)
+
+
+def notebook_path() -> Path | None:
+    """The notebook that this kernel runs; ``None`` where nobody says: JupyterLab does, not every server."""
+    notebook = os.environ.get("JPY_SESSION_NAME")
+    return Path(notebook).resolve() if notebook and Path(notebook).parent.is_dir() else None
 
 
 def _where(file: Path | None = None) -> str:
@@ -625,19 +689,27 @@ def _where(file: Path | None = None) -> str:
 
 def _sandbox_environment(settings: Settings) -> dict[str, str]:
     """The settings that point at the sandbox: the one that is named, else the one running here, else a new one."""
+    user = settings.sandbox_user
     if settings.sandbox_url:
         url = str(settings.sandbox_url)
-        if (found := _ask(url)) is None:
+        if (found := _ask(url, user)) is None:
             raise NotConfigured(
                 f"No sandbox answers at {url} (RECIPES_SANDBOX_URL). Start one with `python -m helpers sandbox`,"
                 " or remove the setting to have one started inside the notebook."
             )
         return found
-    if (noted := _noted_sandbox(settings.state_dir)) and (found := _ask(noted["url"])):
+    if (noted := _noted_sandbox(settings.state_dir)) and (found := _ask(noted["url"], user)):
         return found
     from .sandbox import start
 
-    return start().environment
+    services = start()
+    try:
+        return services.environment_of(services.person(user))
+    except ValueError as error:
+        raise NotConfigured(NO_SUCH_NAME.format(error)) from None
+
+
+NO_SUCH_NAME = "RECIPES_SANDBOX_USER (or JUPYTERHUB_USER) is no name for the sandbox: {}."
 
 
 def _bypass_proxies(url: str) -> None:
@@ -662,13 +734,15 @@ def _noted_sandbox(state_dir: Path) -> dict | None:
         return None  # no note, or half of one
 
 
-def reset_sandbox(url: str) -> None:
-    """Bring the sandbox with this control URL back to its initial state."""
-    _session().post(f"{url.rstrip('/')}/reset", timeout=30).raise_for_status()
+def reset_sandbox(url: str, user: str | None = None) -> None:
+    """Bring the sandbox with this control URL back to its initial state; with ``user``, for that person only."""
+    _session().post(f"{url.rstrip('/')}/reset", params={"user": user}, timeout=60).raise_for_status()
 
 
-def start_catalogue(url: str) -> str:
+def start_catalogue(url: str, user: str | None = None) -> str:
     """Have the sandbox with this control URL start its catalogue, and wait for it; what it is, in one line.
+
+    ``user``: whose database it is, in a sandbox that many share.
 
     Raises
     ------
@@ -678,7 +752,7 @@ def start_catalogue(url: str) -> str:
         The sandbox does not answer.
     """
     try:
-        answer = _session().post(f"{url.rstrip('/')}/catalog", params={"wait": "true"}, timeout=180)
+        answer = _session().post(f"{url.rstrip('/')}/catalog", params={"wait": "true", "user": user}, timeout=180)
         told = answer.json()
     except (requests.RequestException, ValueError):
         raise TimedOut(f"The sandbox at {url} does not start its catalogue. Is it running? Run this again.") from None
@@ -687,12 +761,30 @@ def start_catalogue(url: str) -> str:
     return told["label"]
 
 
-def _ask(url: str) -> dict[str, str] | None:
+def catalogue_runs(url: str, user: str | None = None) -> bool:
+    """Whether the sandbox with this control URL has started the catalogue (of ``user``); it is not started for that.
+
+    Raises
+    ------
+    TimedOut
+        The sandbox does not answer.
+    """
     try:
-        answer = _session().get(f"{url.rstrip('/')}/environment", timeout=5)
-        return answer.json() if answer.ok else None
+        return _session().get(f"{url.rstrip('/')}/catalog", params={"user": user}, timeout=10).json()["running"]
+    except (requests.RequestException, ValueError, KeyError):
+        raise TimedOut(f"The sandbox at {url} does not answer. Is it running?") from None
+
+
+def _ask(url: str, user: str | None = None) -> dict[str, str] | None:
+    """What the sandbox's settings are for ``user``; None when none answers there."""
+    try:
+        answer = _session().get(f"{url.rstrip('/')}/environment", params={"user": user}, timeout=5)
+        told = answer.json()
     except (requests.RequestException, ValueError):
         return None
+    if answer.status_code == 400:
+        raise NotConfigured(NO_SUCH_NAME.format(told["detail"]))
+    return told if answer.ok else None
 
 
 def _session() -> requests.Session:
@@ -732,11 +824,13 @@ def names(field: str) -> list[str]:
     return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
 
 
-def _explained(field: str) -> Explained:
+def explained(field: str) -> Explained:
+    """What the example file says about a field."""
     return Explained.model_validate(Settings.model_fields[field].json_schema_extra)
 
 
-def _is_secret(field: str) -> bool:
+def is_secret(field: str) -> bool:
+    """Whether a field holds a credential."""
     return field in Settings.model_fields and "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
@@ -748,7 +842,7 @@ def example() -> str:
     ]
     recipe = None
     for field, info in Settings.model_fields.items():
-        told = _explained(field)
+        told = explained(field)
         if told.recipe != recipe:
             recipe = told.recipe
             lines += ["", f"# --- {recipe} ---"]
@@ -787,13 +881,14 @@ def secret_values() -> set[str]:
     # Not through `read`: a wrong setting elsewhere must not let a secret slip.
     file = find_env_file()
     values = [dict(os.environ), dotenv_values(file) if file else {}]
-    fields = [field for field in Settings.model_fields if _is_secret(field) and field != "hook_additional"]
+    fields = [field for field in Settings.model_fields if is_secret(field) and field != "hook_additional"]
     secret_names = [name for field in fields for name in names(field)]
     found = {source[name] for source in values for name in secret_names if source.get(name)}
     for line in _additional(file).values():
         with suppress(ValueError, KeyError):
             name, value = _option(line)
             found |= {str(value)} if SECRET_NAME.search(name) else set()
+    found |= {secret.get_secret_value() for name, secret in _provided.items() if name in secret_names}
     found |= {part for dsn in found for part in _passwords(dsn)}
     found |= set(_netrc_entries().values())
     import botocore.session

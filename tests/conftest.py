@@ -56,6 +56,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     os.environ.update(SEAL, AWS_EC2_METADATA_DISABLED="true", NETRC=os.devnull)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of hundreds of kernels compiles the helpers anew
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         os.environ[name] = os.devnull
 
@@ -162,8 +163,10 @@ class Session:
         self.text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         self.parameters = parameters or {}
 
-    def run(self, cells: int | None = None) -> "Session":
-        """Run the first ``cells`` code cells, all by default. Raises what a cell raises."""
+    def run(self, cells: int | None = None, *, until: str = "") -> "Session":
+        """Run the first ``cells`` code cells, or all to the one with ``until`` in it. Raises what a cell raises."""
+        if until:
+            cells = 1 + next(n for n, cell in enumerate(self.cells) if until in cell.source)
         for cell in self.cells[:cells]:
             self.execute(cell.source)
             if "parameters" in cell.metadata.get("tags", ()):

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import NotConfigured, RecipeError, Rejected
+from ..progress import Progress
 from .look import NEW, PRESENT
 from .planning import Comparison, Plan
-from .run import COPIED, FAILED, NOT_TRIED, Outcome, Task, Teller
+from .run import COPIED, FAILED, NOT_TRIED, Outcome, Task, tell
 from .store import CredentialsRefused, Place
 
 #: Files that a worker is given at a time: a second of work, and what is looked at again when a worker is lost.
@@ -27,7 +28,7 @@ def spread(
     settings: dict[str, Any],
     *,
     keep: Callable[[Outcome], None],
-    show: Callable[[str], None],
+    progress: Progress,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
     """Transfer ``tasks`` with the workers of ``scheduler`` (an address: ``tcp://...``, ``tls://...``).
@@ -45,13 +46,13 @@ def spread(
     except ImportError:
         raise NotConfigured("A cluster needs dask here and on its workers: pip install distributed") from None
     source, target = _for_workers(scheduler, plan.source), _for_workers(scheduler, plan.target)
-    tell, outcomes = Teller(tasks, show), list[Outcome]()
+    outcomes = list[Outcome]()
 
     def settle(batch: list[Outcome]) -> None:
         for outcome in batch:
             outcomes.append(outcome)
             keep(outcome)
-            tell(outcome)
+            tell(progress, outcome)
 
     batches, running, over = _batches(tasks), {}, ""
     with Client(scheduler, set_as_default=False) as client, client.as_current():

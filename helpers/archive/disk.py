@@ -17,9 +17,10 @@ import requests
 from .. import http, safe
 from ..download import fetch
 from ..errors import FailedRemotely, Rejected, TimedOut
+from ..progress import Moving, Progress
 from .look import CHANGED, File, encrypted, etag_of, part_size
 from .planning import Plan
-from .run import COPIED, PATIENCE, Manifest, Outcome, Run, Task
+from .run import COPIED, PATIENCE, Manifest, Outcome, Run, Task, told_of
 from .store import CredentialsRefused, Place, Store
 
 #: Files at a time; those from LARGE bytes two at a time, in RANGES pieces at a time of PIECE bytes.
@@ -35,7 +36,7 @@ def to_disk(
     *,
     unpack: bool = False,
     manifest: Path | None = None,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
     stop: threading.Event | None = None,
     workers: int = WORKERS,
     patience: float = PATIENCE,
@@ -49,7 +50,7 @@ def to_disk(
     ----------
     unpack:
         Unpack each ``.zip`` beside itself (:func:`helpers.safe.unpack`), where there is no folder of its name yet.
-    manifest, stop, patience:
+    manifest, show, stop, patience:
         As of ``archive.transfer``.
 
     Returns
@@ -67,9 +68,9 @@ def to_disk(
     folder.mkdir(parents=True, exist_ok=True)
     tasks = plan.tasks(plan.new)
     _require_room(folder, tasks)
-    get = _Download(plan.source, folder)
-    with Manifest(manifest) as lines:
-        options: dict[str, Any] = {"keep": lines.add, "show": show, "stop": stop, "patience": patience}
+    with Manifest(manifest) as lines, told_of(tasks, show) as progress:
+        get = _Download(plan.source, folder, progress)
+        options: dict[str, Any] = {"keep": lines.add, "show": progress, "stop": stop, "patience": patience}
         outcomes: list[Outcome] = []
         over = ""
         for large, most in ((False, workers), (True, min(HEAVY, workers))):
@@ -107,13 +108,16 @@ def _unpack_all(plan: Plan, options: dict) -> list[Outcome]:
 
     tasks = [Task(str(folder / file.name), str(_unpacked(folder, file)), file.size, file) for file in todo]
     keep, failed = options["keep"], list[Outcome]()
+    if tasks:
+        options["show"](f"unpacking {len(tasks):,} archives")
 
     def note(outcome: Outcome) -> None:
         if outcome.outcome != COPIED:
             failed.append(outcome)
             keep(outcome)
 
-    Run(unpack, **options | {"workers": HEAVY, "keep": note})(tasks)
+    # These are no files that come: they count for themselves.
+    Run(unpack, **options | {"workers": HEAVY, "keep": note, "show": lambda line: None})(tasks)
     return failed
 
 
@@ -131,8 +135,8 @@ class _Signed(requests.auth.AuthBase):
 class _Download:
     """Brings one file to its place in the folder; returns its checksum."""
 
-    def __init__(self, source: Place, folder: Path):
-        self.source, self.folder = source, folder
+    def __init__(self, source: Place, folder: Path, progress: Progress):
+        self.source, self.folder, self.progress = source, folder, progress
         self._stores: dict[str, Store] = {}
         self._making, self._asking, self._own = threading.Lock(), threading.Lock(), threading.local()
         self._ended: CredentialsRefused | None = None
@@ -144,6 +148,7 @@ class _Download:
         store = None if file.url else self._store(file.bucket)
         session, url = self._session(store), file.url or store.url_of(file.key)
         problems: list[str] = []
+        moving = self.progress.of(str(target))
 
         def check(part: Path) -> None:
             if problem := self._problem(file, part):
@@ -153,8 +158,8 @@ class _Download:
             os.utime(part, (when, when))
 
         try:
-            if not (file.size >= LARGE and in_ranges(session, url, new, file.size, file.etag, check)):
-                fetch(session, url, new, check=check, show=lambda line: None)
+            if not (file.size >= LARGE and in_ranges(session, url, new, file.size, file.etag, check, moving)):
+                fetch(session, url, new, check=check, show=lambda line: None, moving=moving)
         except FailedRemotely:
             if problems:  # twice: it would be so again
                 raise Rejected(f"It arrived whole, but {problems[-1]}.") from None
@@ -208,7 +213,13 @@ class _Download:
 
 
 def in_ranges(
-    session: requests.Session, url: str, target: Path, size: int, etag: str, check: Callable[[Path], None]
+    session: requests.Session,
+    url: str,
+    target: Path,
+    size: int,
+    etag: str,
+    check: Callable[[Path], None],
+    moving: Moving,
 ) -> bool:
     """Download one large file over several connections; False when the server gives no ranges of it.
 
@@ -229,6 +240,7 @@ def in_ranges(
     if head != version:
         part.unlink(missing_ok=True)
         done = []
+    moving.start(sum(min(PIECE, size - int(n) * PIECE) for n in set(done)), size)
     notes.write_text("\n".join([version, *done, ""]))  # without half a line of a run that was killed
     with part.open("r+b" if part.exists() else "w+b") as file, notes.open("ab") as note:
         try:
@@ -239,7 +251,7 @@ def in_ranges(
             raise Rejected(f"The disk of {target.parent} is full; make room and run again.") from None
 
         def get(n: int) -> None:
-            _piece(session, url, file.fileno(), n, size, etag)
+            _piece(session, url, file.fileno(), n, size, etag, moving)
             os.write(note.fileno(), f"{n}\n".encode())  # all of it at once, whatever the others do
 
         with ThreadPoolExecutor(RANGES) as pool:
@@ -268,7 +280,9 @@ class _NoRanges(Exception):
     """The server answers with the whole file."""
 
 
-def _piece(session: requests.Session, url: str, file: int, n: int, size: int, etag: str) -> None:
+def _piece(
+    session: requests.Session, url: str, file: int, n: int, size: int, etag: str, moving: Callable[[int], None]
+) -> None:
     at, end, failures = n * PIECE, min((n + 1) * PIECE, size), 0
     while at < end:
         before = at
@@ -279,6 +293,7 @@ def _piece(session: requests.Session, url: str, file: int, n: int, size: int, et
                     raise _NoRanges
                 for block in answer.iter_content(BLOCK):
                     os.pwrite(file, block[: end - at], at)
+                    moving(min(len(block), end - at))
                     at += len(block)
         except (*http.NO_ANSWER, TimedOut):
             failures = 0 if at > before else failures + 1

@@ -10,12 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from ..errors import RecipeError
+from ..progress import Progress, told
 from ..waiting import PASSING
 from .store import CredentialsRefused, Throttled
 
@@ -28,8 +30,6 @@ PATIENCE = 180.0
 TRIES = 20
 #: Pauses between passes, in seconds: the first, and the longest.
 FIRST, LONGEST = 0.1, 3.0
-#: Seconds between two lines about a long run.
-TELL_EVERY = 5.0
 
 COPIED, FAILED, NOT_TRIED = "copied", "failed", "not tried"
 
@@ -130,6 +130,8 @@ class Run:
         more; anything else: not this one.
     keep:
         Gets each outcome as it comes.
+    show:
+        Gets a line every few seconds; or a :class:`helpers.progress.Progress` that has begun already.
     stop:
         Set it, and what is under way is finished and the rest left.
     patience:
@@ -142,7 +144,7 @@ class Run:
         *,
         workers: int = WORKERS,
         keep: Callable[[Outcome], None] = lambda outcome: None,
-        show: Callable[[str], None] = print,
+        show: Callable[[str], object] = print,
         stop: threading.Event | None = None,
         patience: float = PATIENCE,
     ):
@@ -153,36 +155,43 @@ class Run:
         self._in_a_row = 0
 
     def __call__(self, tasks: list[Task]) -> list[Outcome]:
+        if not tasks:
+            return []
+        begun = isinstance(self.show, Progress)
+        with nullcontext(self.show) if begun else told_of(tasks, self.show) as progress:
+            return self._all(tasks, progress)
+
+    def _all(self, tasks: list[Task], progress: Progress) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        tell = Teller(tasks, self.show)
 
         def settle(task: Task, outcome: str, *, checksum: str = "", seconds: float = 0.0, reason: str = "") -> None:
             done = Outcome(task.source, task.target, task.bytes, checksum, round(seconds, 3), outcome, reason)
             outcomes.append(done)
             self.keep(done)
-            tell(done)
+            tell(progress, done)
 
         todo, tries, reasons = list(tasks), dict[str, int](), dict[str, str]()
         bad_since, pause = None, FIRST
         while todo:
-            progress, again, untried = False, [], []
+            better, again, untried = False, [], []
             for task, result, seconds in self._pass(todo):
                 if result is None:
                     untried.append(task)
                 elif isinstance(result, str):
-                    progress = True
+                    better = True
                     settle(task, COPIED, checksum=result, seconds=seconds)
                 elif isinstance(result, PASSING):
                     again.append(task)
+                    progress.tries_again(task.target, str(result))
                     reasons[task.target] = str(result)
                 else:
                     settle(task, FAILED, seconds=seconds, reason=_in_words(result))
             now = time.monotonic()
-            if progress:
+            if better:
                 bad_since, pause = None, FIRST
             elif bad_since is None:
                 bad_since = now
-            for task in again if progress else ():
+            for task in again if better else ():
                 tries[task.target] = tries.get(task.target, 0) + 1
             todo = untried + [task for task in again if tries.get(task.target, 0) < TRIES]
             for task in (task for task in again if tries.get(task.target, 0) >= TRIES):
@@ -254,27 +263,17 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
 
 
-class Teller:
-    """A line every few seconds, and one at the end: done of all, speed, amount, failures."""
+def told_of(tasks: list[Task], show: Callable[[str], object]) -> Any:
+    """The progress of these tasks, for a ``with`` statement: see :func:`helpers.progress.told`."""
+    return told(show, len(tasks), sum(task.bytes for task in tasks))
 
-    def __init__(self, tasks: list[Task], show: Callable[[str], None]):
-        self.all, self.show = len(tasks), show
-        self.done = self.failed = self.bytes = 0
-        self.began = self.told = time.monotonic()
 
-    def __call__(self, outcome: Outcome) -> None:
-        self.done += outcome.outcome == COPIED
-        self.failed += outcome.outcome != COPIED
-        self.bytes += outcome.bytes if outcome.outcome == COPIED else 0
-        now = time.monotonic()
-        if now - self.told < TELL_EVERY and self.done + self.failed < self.all:
-            return
-        self.told, seconds = now, max(now - self.began, 0.001)
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        self.show(
-            f"{self.done:,} of {self.all:,} files{failed}, {self.bytes / 1e6:,.1f} MB,"
-            f" {self.done / seconds:,.0f} files/s, {self.bytes / 1e6 / seconds:,.0f} MB/s"
-        )
+def tell(progress: Progress, outcome: Outcome) -> None:
+    """Say what became of one file."""
+    if outcome.outcome == COPIED:
+        progress.finished(outcome.target, outcome.bytes)
+    else:
+        progress.gave_up(outcome.target, outcome.reason)
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from .. import http
 from ..errors import FailedRemotely, Rejected
 from .look import File
 from .planning import Plan
-from .run import PATIENCE, WORKERS, Manifest, Outcome, Run, Task
+from .run import PATIENCE, WORKERS, Manifest, Outcome, Run, Task, told_of
 from .store import COPY_LIMIT, Place, Store, explained
 
 #: Bytes from which an object is copied in parts, at the same time, and the size of a part.
@@ -31,7 +31,7 @@ def transfer(
     *,
     workers: int = WORKERS,
     manifest: Path | None = None,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
     stop: threading.Event | None = None,
     scheduler: str | None = None,
     patience: float = PATIENCE,
@@ -48,6 +48,8 @@ def transfer(
         Copies at a time. More are faster, and as many requests are sent in vain when credentials end in the middle.
     manifest:
         CSV file that gets a line for each outcome as it comes.
+    show:
+        Gets a line every few seconds; or a :class:`helpers.progress.Progress`, such as a notebook's bar.
     stop:
         Set it to finish what is under way and leave the rest.
     scheduler:
@@ -65,14 +67,14 @@ def transfer(
         raise Rejected(f"{plan.target} is a folder: use archive.to_disk.")
     tasks = plan.tasks(plan.new)
     settings = {"workers": workers, "patience": patience, "large": min(large, COPY_LIMIT)}
-    with Manifest(manifest) as lines:
+    with Manifest(manifest) as lines, told_of(tasks, show) as progress:
         if not tasks:
             return []
         if scheduler:
             from .cluster import spread
 
-            return spread(tasks, plan, scheduler, settings, keep=lines.add, show=show, stop=stop)
-        return transfer_tasks(tasks, plan.source, plan.target, **settings, keep=lines.add, show=show, stop=stop)
+            return spread(tasks, plan, scheduler, settings, keep=lines.add, progress=progress, stop=stop)
+        return transfer_tasks(tasks, plan.source, plan.target, **settings, keep=lines.add, show=progress, stop=stop)
 
 
 def transfer_tasks(tasks: list[Task], source: Place, target: Place, *, large: int, **options: Any) -> list[Outcome]:

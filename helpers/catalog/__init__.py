@@ -18,7 +18,7 @@ _PLACES = {
     "publishing": ("key_of", "publish", "publish_objects"),
     "running": ("check", "clean_up", "remember"),
     "store": ("connect",),
-    "taking_in": ("distinct", "extent", "left_here", "wanted"),
+    "taking_in": ("distinct", "extent", "left_here", "noted", "of_rspy", "wanted"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = ["archive_letters", *_MODULES]

@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from .. import objectstore
 from ..errors import RecipeError, Rejected, TimedOut
+from ..progress import Progress
 from ..settings import Settings
 from .loading import Loader
 from .store import Loaded
@@ -70,9 +71,9 @@ class Consumer:
         batch: int = 500,
         wait_seconds: float = 1.0,
         invisible: int = INVISIBLE,
-        show: Callable[[str], None] = print,
+        progress: Progress,
     ):
-        self._queue, self._loader, self._batch, self._show = queue_url, loader, batch, show
+        self._queue, self._loader, self._batch, self._show = queue_url, loader, batch, progress
         self._wait, self._invisible = min(20, max(0, round(wait_seconds))), invisible
         self._sqs = objectstore.client("sqs", settings, max_pool_connections=2 * CALLS)
         self._stop = threading.Event()
@@ -99,6 +100,8 @@ class Consumer:
                     self._stop.wait(0.2)
                 self._done.seconds = time.monotonic() - began
         self._done.seconds = time.monotonic() - began
+        for message, why in self._done.failed.items():
+            self._show.gave_up(message, why)
         return self._done
 
     def _over(self) -> bool:
@@ -240,6 +243,10 @@ class Consumer:
         done.items += replace(self._loader.loaded, refused={})  # those are in `failed`
         for one in held:
             done.failed.pop(one["MessageId"], None)
+            if one["MessageId"] not in failed:
+                self._show.finished(one["MessageId"])
+        for one in back:
+            self._show.tries_again(one["MessageId"])
         done.failed |= self._loader.reasons
         became = _became(self._loader.loaded, self._loader.removed, failed)
         self._show(f"{some(len(held), 'message')}: {became}")

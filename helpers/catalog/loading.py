@@ -12,6 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotConfigured, Rejected, TimedOut
+from ..progress import Progress, told
 from ..settings import Settings
 from . import messages
 from .fetching import Fetched, Fetcher
@@ -316,7 +317,7 @@ def consume(
     invisible_seconds: int = 60,
     missing_collection: Missing = "refuse",
     loader: Loader | None = None,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
 ) -> "Consumed":
     """Load the messages of a queue, batch after batch. Stops cleanly on SIGTERM; may be killed at any moment.
 
@@ -336,6 +337,8 @@ def consume(
         After a kill, the messages in hand come again so late; while they are worked on, that is renewed.
     missing_collection, loader:
         As of :class:`Loader`, which is made unless it is given.
+    show:
+        Gets a line for each batch; or a :class:`helpers.progress.Progress`, such as a notebook's bar.
 
     Returns
     -------
@@ -349,7 +352,6 @@ def consume(
     from .consuming import Consumer
 
     loader = loader or Loader(store, fetch=Fetcher(settings), missing_collection=missing_collection)
-    consumer = Consumer(
-        queue_url, loader, settings, batch=batch, wait_seconds=wait_seconds, invisible=invisible_seconds, show=show
-    )
-    return consumer.run(until)
+    options = {"batch": batch, "wait_seconds": wait_seconds, "invisible": invisible_seconds}
+    with told(show, None, lines=Progress) as progress:
+        return Consumer(queue_url, loader, settings, **options, progress=progress).run(until)

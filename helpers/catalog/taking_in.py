@@ -141,7 +141,7 @@ def left_here(settings: Settings, run_id: str) -> list[Product]:
     left out.
     """
     found: dict[str, Product] = {}
-    for origin, address, where in _noted(settings, run_id):
+    for origin, address, where in noted(settings, run_id):
         try:
             below = products(address, where)
         except (Missing, Rejected):
@@ -150,8 +150,11 @@ def left_here(settings: Settings, run_id: str) -> list[Product]:
     return list(found.values())
 
 
-def _noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
-    """Notebook, address, and the settings to read it with."""
+def noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
+    """Where the runs of notebooks 1 to 5 put something: notebook, address, and the settings to read it with.
+
+    What is there now is not looked at.
+    """
     noted: dict[tuple[str, str], Settings] = {}
     for written in RunState(settings, "hyp3", run_id).of_all_runs("written"):
         for bucket, keys in written.items():
@@ -167,14 +170,14 @@ def _noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
     runs = RunState(settings, "conversion", run_id)
     for items in runs.of_all_runs("items"):
         published = [item["published"]["zarr"] for item in items.values() if item.get("published")]
-        noted |= {("notebook 5", zarr): _of_rspy(settings) for zarr in published}
+        noted |= {("notebook 5", zarr): of_rspy(settings) for zarr in published}
     for folder in runs.of_all_runs("folder"):
         zarrs = [zarr for zarr in sorted(Path(folder).glob("*.zarr")) if not zarr.stem.endswith("-overviews")]
         noted |= {("notebook 5", str(zarr)): settings for zarr in zarrs}
     return [(origin, address, where) for (origin, address), where in noted.items()]
 
 
-def _of_rspy(settings: Settings) -> Settings:
+def of_rspy(settings: Settings) -> Settings:
     """To read what is in the object storage of RS-PYTHON as if it were Amazon's."""
     keys = settings.rspy_s3_access_key, settings.rspy_s3_secret_key
     return objectstore.at(settings.rspy_s3_endpoint, *keys, settings, settings.rspy_s3_region)

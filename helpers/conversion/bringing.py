@@ -9,6 +9,7 @@ import requests
 from .. import http, safe
 from ..download import fetch, in_parallel
 from ..errors import Rejected
+from ..progress import Moving, Progress, told, tracked
 from ..settings import Settings
 from ..state import RUN_ID
 from . import rules
@@ -102,14 +103,23 @@ def items(given: Iterable[str]) -> list[Source]:
     return sources([one for one in given if not _is_place(one)], lambda url: session.get(url).json())
 
 
-def archives(wanted: list[Source], folder: Path, workers: int = 4) -> tuple[dict[str, Path], dict[str, str]]:
+def archives(
+    wanted: list[Source], folder: Path, workers: int = 4, *, show: Callable[[str], object] = print
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Download the archives of several items, as :func:`archive`; one that cannot be had stops no other.
+
+    ``show`` gets lines, or is a :class:`helpers.progress.Progress`, such as a notebook's bar.
 
     Returns
     -------
     The archives, and why there is none, both by the products' names.
     """
-    return in_parallel({source.id: partial(archive, source, folder) for source in wanted}, workers)
+    with told(show, len(wanted), lines=Progress) as progress:
+        work = {}
+        for source in wanted:
+            bring = partial(archive, source, folder, show=progress.detail, moving=progress.of(source.id))
+            work[source.id] = tracked(progress, source.id, bring)
+        return in_parallel(work, workers)
 
 
 def unpack(products: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
@@ -118,7 +128,12 @@ def unpack(products: dict[str, Path], folder: Path) -> tuple[dict[str, Path], di
 
 
 def archive(
-    source: Source, folder: Path, session: requests.Session | None = None, *, show: Callable[[str], None] = print
+    source: Source,
+    folder: Path,
+    session: requests.Session | None = None,
+    *,
+    show: Callable[[str], None] = print,
+    moving: Moving | None = None,
 ) -> Path:
     """Download the archive that an item names, whole and checked; what is there already is not fetched again.
 
@@ -134,7 +149,7 @@ def archive(
     name = href.partition("?")[0].rstrip("/").rpartition("/")[2]
     name = name if safe.is_archive(name) else f"{source.id}.zip"
     session = session or http.harden(requests.Session())
-    return fetch(session, href, folder / name, check=safe.check_archive, show=show)
+    return fetch(session, href, folder / name, check=safe.check_archive, show=show, moving=moving)
 
 
 def unpacked(product: Path, folder: Path) -> Path:

@@ -28,7 +28,7 @@ from ..download import alone
 from ..errors import FailedRemotely, RecipeError, TimedOut
 from ..settings import Settings
 from ..state import RunState
-from ..waiting import Change
+from ..waiting import Change, watched
 from . import cleaning, converting, given, prefect_server, publishing, rules, staging
 from .here import storage_options
 from .planning import Plan, Wanted, check_secrets, plan
@@ -58,7 +58,8 @@ def convert_on_demand(
     Parameters
     ----------
     settings, show:
-        Where to work; and what gets a line when a step of a product begins.
+        Where to work; and what gets a line when a step of a product begins, or a :class:`helpers.waiting.Watcher`,
+        such as a notebook's board.
     inputs, collection, run_id, dask_cluster_label, options:
         As for :func:`on_demand_conversion`; items may also be those of pystac.
 
@@ -77,7 +78,12 @@ def convert_on_demand(
     server = prefect_server.ensure(settings).ready()
     # The signs of life are for runs that somebody else may find dead; waiting for the last one takes a second.
     changed = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(changed), _quiet(), given.given(settings, show):
+    with (
+        temporary_settings(changed),
+        _quiet(),
+        watched(show, (CONVERTED, PRESENT, FAILED)) as watcher,
+        given.given(settings, watcher),
+    ):
         state = on_demand_conversion(
             wanted,
             collection=collection,
@@ -170,6 +176,7 @@ def on_demand_conversion(
         plans = make_plans(lambda: plan(wanted, services, store))
     except RecipeError as error:
         return Failed(data=error, message=str(error))  # raised, Prefect would store it in a file
+    given.watcher().expect(plan.name for plan in plans)
     stop, turn = threading.Event(), threading.Semaphore(max(1, min(workers, MOST)))
     retries = {"stage": staging_retries, "convert": conversion_retries}
 
@@ -278,7 +285,7 @@ def convert_product(begin: Callable[[], "_Journey"], plan: Plan, turn: threading
     """All steps of one product; its row, whatever happens."""
     if plan.problems:
         row = _row(plan, FAILED, "; ".join(plan.problems))
-        _tell(f"{plan.name}: not touched. {row['reason']}")
+        _tell(plan.name, "failed", f"not touched. {row['reason']}")
         return Failed(data=row, message=row["reason"])
     lock = folder / "items" / f"{plan.collection}-{plan.id}"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -338,14 +345,12 @@ class _Journey:
         finally:
             self.steps[name] = round(self.steps.get(name, 0.0) + time.monotonic() - began, 3)
 
-    def _note(self, step: str) -> None:
-        now = datetime.now(UTC)
-        self.timeline.append({"time": now.isoformat(), "step": step})
-        _tell(f"{now:%H:%M:%S}  {self.plan.name}: {step}")
+    def _note(self, step: str, why: str = "") -> None:
+        change = _tell(self.plan.name, step, why)
+        self.timeline.append({"time": change.time.isoformat(), "step": step})
 
     def _row(self, outcome: str, reason: str, item: dict | None = None, zarr: str | None = None, **more: Any) -> dict:
-        self._note(f"{outcome}{f': {reason}' if reason else ''}")
-        self.timeline[-1]["step"] = outcome
+        self._note(outcome, reason)
         work = self.work
         return _row(
             self.plan,
@@ -382,9 +387,12 @@ def _row(plan: Plan, outcome: str, reason: str = "", **more: Any) -> dict:
     } | more
 
 
-def _tell(line: str) -> None:
-    get_run_logger().info(line)
-    given.show(line)
+def _tell(product: str, step: str, why: str = "") -> Change:
+    """Say, here and on the run's page, what a product has come to."""
+    change = Change(datetime.now(UTC), product, step, why)
+    get_run_logger().info(f"{product}: {step}{f': {why}' if why else ''}")
+    given.watcher().changed(change)
+    return change
 
 
 def _report(rows: list[dict], run_id: str) -> None:

@@ -4,25 +4,26 @@ In a module of its own: Prefect sends the flow's module to other processes as it
 along.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from ..settings import Settings
+from ..waiting import Watcher
 
 _settings: ContextVar[Settings | None] = ContextVar("settings", default=None)
-_show: ContextVar[Callable[[str], object] | None] = ContextVar("show", default=None)
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def given(settings: Settings, show: Callable[[str], object]) -> Iterator[None]:
-    """For the flows that run within: these settings, and who gets their lines."""
-    tokens = _settings.set(settings), _show.set(show)
+def given(settings: Settings, watcher: Watcher) -> Iterator[None]:
+    """For the flows that run within: these settings, and who is told of their steps."""
+    tokens = _settings.set(settings), _watcher.set(watcher)
     try:
         yield
     finally:
         _settings.reset(tokens[0])
-        _show.reset(tokens[1])
+        _watcher.reset(tokens[1])
 
 
 def settings() -> Settings | None:
@@ -30,7 +31,6 @@ def settings() -> Settings | None:
     return _settings.get()
 
 
-def show(line: str) -> None:
-    """Show a line to who asked for it, if anybody."""
-    if shown := _show.get():
-        shown(line)
+def watcher() -> Watcher:
+    """Who asked to be told of the steps; somebody who says nothing, if nobody did."""
+    return _watcher.get() or Watcher(lambda line: None)

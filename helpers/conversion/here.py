@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +21,12 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from .. import safe
 from .. import settings as settings_room
 from ..download import in_parallel
 from ..errors import Rejected
 from ..settings import Settings
+from ..waiting import Change, Watcher, watched
 from .product import CONVERTED, FAILED, PRESENT, Converted, Order, look, storage_options
 from .product import convert as convert_order
 
@@ -91,11 +94,12 @@ def convert_many(
     scheduler: str | None = None,
     workers: int = 1,
     overwrite: bool = False,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], object] = print,
 ) -> list[Converted]:
     """Convert products, ``workers`` at a time or spread over a cluster; one that fails does not stop the others.
 
-    Parameters as of :func:`convert`; ``workers`` counts processes of our own, of up to 4 GB each for full products. A
+    Parameters as of :func:`convert`; ``show`` gets lines, or is a :class:`helpers.waiting.Watcher`, such as a
+    notebook's board; ``workers`` counts processes of our own, of up to 4 GB each for full products. A
     product whose worker is lost is begun again with another one, twice at most (or as the cluster is configured).
 
     Returns
@@ -115,12 +119,14 @@ def convert_many(
         settings = settings_room.load()
     kept = _for_workers(settings, scheduler) if remote else Settings(_env_file=None)
     orders = {n: Order(source, str(target), kept, overwrite) for n, source in enumerate(sources)}
-    done = {n: found for n, found in _seen(orders, scheduler).items() if found}
-    for one in done.values():
-        _tell(one, show)
-    if left := {n: order for n, order in orders.items() if n not in done}:
-        done |= _spread(left, scheduler, min(workers, len(left)), show)
-    return [done[n] for n in orders]
+    with watched(show, (CONVERTED, PRESENT, FAILED)) as watcher:
+        watcher.expect(safe.name_of(source) for source in sources)
+        done = {n: found for n, found in _seen(orders, scheduler).items() if found}
+        for one in done.values():
+            _tell(one, watcher)
+        if left := {n: order for n, order in orders.items() if n not in done}:
+            done |= _spread(left, scheduler, min(workers, len(left)), watcher)
+        return [done[n] for n in orders]
 
 
 def open_tree(zarr_uri: str, *, settings: Settings | None = None) -> Any:
@@ -163,9 +169,7 @@ def _seen(orders: dict[int, Order], scheduler: str | None) -> dict[int, Converte
     return found
 
 
-def _spread(
-    orders: dict[int, Order], scheduler: str | None, workers: int, show: Callable[[str], None]
-) -> dict[int, Converted]:
+def _spread(orders: dict[int, Order], scheduler: str | None, workers: int, watcher: Watcher) -> dict[int, Converted]:
     from distributed import wait
 
     waiting, running, done = list(orders), {}, {}
@@ -175,13 +179,14 @@ def _spread(
             room = workers if scheduler is None else len(client.scheduler_info(n_workers=-1)["workers"])
             while waiting and len(running) < max(1, room):
                 n = waiting.pop(0)
+                watcher.changed(Change(datetime.now(UTC), safe.name_of(orders[n].source), "convert"))
                 order = replace(orders[n], threads=max(1, (os.cpu_count() or 1) // workers) if scheduler is None else 0)
                 running[client.submit(convert_order, order, pure=False, key=f"convert-{n}-{id(order)}")] = n
             with suppress(TimeoutError):
                 for future in wait(list(running), timeout=5, return_when="FIRST_COMPLETED").done:
                     n = running.pop(future)
                     done[n] = _result(future, orders[n])
-                    _tell(done[n], show)
+                    _tell(done[n], watcher)
     return done
 
 
@@ -197,12 +202,11 @@ def _result(future: Any, order: Order) -> Converted:
     return Converted(order.source, "", "", FAILED, reason=why)
 
 
-def _tell(one: Converted, show: Callable[[str], None]) -> None:
-    name = one.id or Path(one.source).name
+def _tell(one: Converted, watcher: Watcher) -> None:
+    why = one.reason
     if one.outcome == CONVERTED:
-        show(f"{name}: {one.bytes_in / 1e6:,.1f} MB -> {one.bytes_out / 1e6:,.1f} MB in {one.seconds:.1f} s")
-    else:
-        show(f"{name}: {one.outcome}" + (f", {one.reason}" if one.reason else ""))
+        why = f"{one.bytes_in / 1e6:,.1f} MB -> {one.bytes_out / 1e6:,.1f} MB in {one.seconds:.1f} s"
+    watcher.changed(Change(datetime.now(UTC), safe.name_of(one.source), one.outcome, why))
 
 
 # --- the workers ---

@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 from IPython import get_ipython
 from IPython.display import Image, display
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
@@ -20,6 +21,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform_geom
 
 from ..waiting import Change
+from . import maps
 from .showing import show
 
 #: Colour-blind safe (Okabe and Ito), and told apart by the text beside them.
@@ -74,13 +76,17 @@ def _without_overlap(bars: list[tuple[float, float, str]], span: float) -> list[
     return placed
 
 
-def show_map(rasters: dict[str, Path], title: str = "") -> None:
+def show_map(rasters: dict[str, Path], title: str = "", *, tiles: bool = False) -> None:
     """Show single-band rasters on one map in longitude and latitude, each with the outline of its data.
+
+    In JupyterLab, a map to move and zoom follows below.
 
     Parameters
     ----------
     rasters:
         GeoTIFF files in any projection, by the label to print beside them. NoData is transparent.
+    tiles:
+        In JupyterLab, OpenStreetMap below the map: needs the network.
     """
     layers = [(label, *_geographic(path)) for label, path in rasters.items()]
     low, high = min(v.min() for _, v, *_ in layers), max(v.max() for _, v, *_ in layers)
@@ -98,7 +104,14 @@ def show_map(rasters: dict[str, Path], title: str = "") -> None:
     figure.colorbar(image, ax=axes, shrink=0.7)
     west, east, south, north = (*axes.get_xlim(), *axes.get_ylim())
     corners = f"from {west:.1f} to {east:.1f} degrees east, {south:.1f} to {north:.1f} degrees north"
-    show_figure(figure, f"Map of {', '.join(rasters)}, {corners}")
+    show_figure(figure, alt := f"Map of {', '.join(rasters)}, {corners}")
+    maps.show_twin([_layer(*layer, low, high) for layer in layers], alt, tiles=tiles)
+
+
+def _layer(label: str, values: Any, box: Any, outline: list, low: float, high: float) -> maps.Layer:
+    shades = colormaps["viridis"]((np.ma.filled(values, low) - low) / max(high - low, 1e-9))
+    shades[..., 3] = ~np.ma.getmaskarray(values)
+    return maps.Layer(label, outline, shades, (box.left, box.right, box.bottom, box.top))
 
 
 def _geographic(path: Path) -> tuple[Any, Any, list]:
@@ -127,8 +140,10 @@ def _outline(source: Any) -> list[tuple[float, float]]:
     return transform_geom(source.crs, "EPSG:4326", largest)["coordinates"][0]
 
 
-def show_products(products: dict[str, tuple[dict, Path | None]], title: str = "") -> None:
+def show_products(products: dict[str, tuple[dict, Path | None]], title: str = "", *, tiles: bool = False) -> None:
     """Show where products lie, in longitude and latitude: the outline of each and, where there is one, its picture.
+
+    In JupyterLab, a map to move and zoom follows below.
 
     Parameters
     ----------
@@ -136,6 +151,8 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
         By the label to print beside it: a GeoJSON Polygon, and a raster that knows its place (by a projection or by
         ground control points), of which the first band, or the first three as red, green and blue, is shown; only the
         outline if it cannot be opened (any more).
+    tiles:
+        In JupyterLab, OpenStreetMap below the map: needs the network.
     """
     if not products:
         show("<p>There is nothing to show on a map.</p>", "There is nothing to show on a map.")
@@ -143,8 +160,10 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
     places: list[tuple[float, float]] = []
+    layers = []
     for label, (outline, picture) in products.items():
         ring = outline["coordinates"][0]
+        values = extent = None
         if picture:
             with suppress(rasterio.errors.RasterioIOError):
                 values, extent = _picture(picture)
@@ -155,6 +174,7 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
         before = sum(abs(place[0] - x) < width and abs(place[1] - y) < width / 4 for x, y in places)
         _label(axes, label, *place, above=before)
         places.append(place)
+        layers.append(maps.Layer(label, [(lon, lat) for lon, lat, *_ in ring], values, extent))
     _frame(axes, [corner for outline, _ in products.values() for corner in outline["coordinates"][0]])
     middle = sum(axes.get_ylim()) / 2
     axes.set_aspect(1 / max(math.cos(math.radians(middle)), 0.1))  # a degree of longitude is that much shorter
@@ -162,7 +182,8 @@ def show_products(products: dict[str, tuple[dict, Path | None]], title: str = ""
     axes.grid(linewidth=0.3)
     west, east, south, north = (*axes.get_xlim(), *axes.get_ylim())
     extent = f"from {west:.1f} to {east:.1f} degrees east, {south:.1f} to {north:.1f} degrees north"
-    show_figure(figure, f"Map of {', '.join(products)}, {extent}")
+    show_figure(figure, alt := f"Map of {', '.join(products)}, {extent}")
+    maps.show_twin(layers, alt, tiles=tiles)
 
 
 def _label(axes: Any, text: str, x: float, y: float, above: int = 0) -> None:

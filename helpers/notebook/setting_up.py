@@ -1,5 +1,6 @@
 """The setup cell: parameters and settings checked together, the sandbox found or started, what is in force shown."""
 
+import ast
 import sys
 from collections.abc import Callable, Iterable
 from html import escape
@@ -11,6 +12,7 @@ from .. import settings as settings_room
 from ..errors import NotConfigured, Rejected, bullets
 from ..parameters import Parameter, declared
 from ..settings import Service, Settings
+from . import front_end
 from .showing import show, show_table
 
 
@@ -35,7 +37,8 @@ def setup(
     Rejected
         Parameters do not fit: all problems at once.
     NotConfigured
-        Settings or credentials are missing or unusable: all problems at once. Nothing was sent.
+        Settings or credentials are missing or unusable: all problems at once. Nothing was sent. In JupyterLab, fields
+        to type in what is missing appear beneath the error.
     """
     values, faults = parameters_in_force()
     faults += problems
@@ -46,6 +49,10 @@ def setup(
             settings.require(*needs)
         except NotConfigured as error:
             missing.append(str(error))
+            if front_end.attended():
+                from . import credentials  # widgets: only where somebody can use them
+
+                credentials.ask_after_this_cell(settings.missing(*needs), needs)
         if not faults:
             check(settings)
     except NotConfigured as error:
@@ -84,33 +91,38 @@ def parameters_in_force() -> tuple[dict[str, Any], list[str]]:
         main = sys.modules["__main__"]
         types = {name: Parameter.of(kind) for name, kind in getattr(main, "__annotations__", {}).items()}
         values = {name: vars(main)[name] for name in types}
-        return values, _faults(types, values)
-    # The cell that declares typed names is the parameters cell (run last, if it was edited and run again);
-    # papermill's own cell only assigns.
-    types = next((known for source in reversed(shell.user_ns["In"]) if (known := _declared(source))), {})
-    values = {name: shell.user_ns[name] for name in types}
-    return values, _faults(types, values)
+    else:
+        types = parameters_cell()
+        values = {name: shell.user_ns[name] for name in types}
+    faults = [f"{name}: {found}" for name, kind in types.items() if (found := fault(name, kind, values[name]))]
+    return values, faults
 
 
-def _faults(types: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
-    """What is wrong with the types of parameters, and with those whose meaning is the same in every notebook."""
-    faults = []
-    for name, parameter in types.items():
-        try:
-            value = parameter.check(values[name])
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-        else:
-            if name == "deadline_minutes" and not value > 0:
-                faults.append(f"deadline_minutes: {value:g} is no time to wait; use a number above 0")
-    return faults
+def parameters_cell() -> dict[str, Parameter]:
+    """The parameters that the notebook declares; empty if its parameters cell has not run yet.
+
+    The cell that declares typed names is the parameters cell (run last, if it was edited and run again); papermill's
+    own cell only assigns.
+    """
+    sources = reversed(get_ipython().user_ns["In"])
+    return next((known for source in sources if (known := parameters_of(source))), {})
 
 
-def _declared(source: str) -> dict:
+def fault(name: str, parameter: Parameter, value: Any) -> str | None:
+    """What is wrong with the type of a parameter, or with one whose meaning is the same in every notebook."""
+    try:
+        value = parameter.check(value)
+    except ValueError as error:
+        return str(error)
+    if name == "deadline_minutes" and not value > 0:
+        return f"{value:g} is no time to wait; use a number above 0"
+    return None
+
+
+def parameters_of(source: str) -> dict[str, Parameter]:
     """Parameters of a cell that consists of nothing but typed assignments; empty for any other cell."""
     try:
-        lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        known = declared(source)
+        body = ast.parse(source).body
+        return declared(source) if body and all(isinstance(line, ast.AnnAssign) for line in body) else {}
     except (SyntaxError, ValueError):
         return {}
-    return known if known and lines and ": " in lines[0].split("=")[0] else {}

@@ -52,8 +52,8 @@ def text(value: Any) -> str:
 def show_statements(policy: dict | None, marked: list[dict] = ()) -> None:
     """Show a bucket policy, one row a statement; those in ``marked`` are called new."""
     rows = [
-        {
-            "": "new" if statement in marked else "",
+        ({"change": "new" if statement in marked else "none"} if marked else {})
+        | {
             "statement": statement.get("Sid"),
             "effect": statement["Effect"],
             "who": _who(statement.get("Principal")),

@@ -6,23 +6,25 @@ Either inside the caller's process (:func:`start`: free ports, gone with the pro
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import RLock, Thread
 from typing import Any, Self
 from uuid import uuid4
 
 import boto3
+import jwt
 from botocore.config import Config
 from flask import Flask, jsonify, request
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
 
 from ..errors import RecipeError
-from . import archive_project, osam, rspy, s3
+from . import archive_project, osam, people, rspy, s3
 from .clock import Clock
 from .dpr import Cluster, Dpr, Release
 from .faults import Traffic
@@ -47,9 +49,10 @@ CONTENT_DAYS = 14
 #: Access key ids of HyP3's roles, for the guard in front of S3.
 ROLES = ("compute", "upload-log", "get-files")
 #: The user at DestinE, and one at somebody else's catalogue: names and passwords.
-USER, EXTERNAL_USER = ("sandbox-user", "sandbox-password-1"), ("sandbox-external", "sandbox-password-2")
+USER = people.FIRST.name, people.FIRST.password
+EXTERNAL_USER = "sandbox-external", "sandbox-password-2"
 #: Secrets by access key id, of those that S3 checks: the pair for harvested products, and two ids that are not known.
-ACCESS_KEYS = {"sandbox-harvest": "sandbox-harvest-secret", "wrong-access-key": None, "your-access-key": None}
+ACCESS_KEYS = {people.FIRST.harvest_key: people.FIRST.harvest_secret, "wrong-access-key": None, "your-access-key": None}
 ACCESS_KEYS |= rspy.S3_KEYS
 
 
@@ -126,11 +129,13 @@ class Sandbox:
         # Listening everywhere, it is known to others by the machine's name.
         self.name = socket.gethostname() if host in ("", "0.0.0.0") else host  # noqa: S104
         self.clock = clock or Clock()
-        self.traffic = Traffic()
+        self.traffic = Traffic(whose=self._whose)
         self.deployment = deployment
         self._servers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.access_keys: dict[str, str | None] = {}  #: the keys that S3 checks: see `s3.make_app`
+        self.people = {people.FIRST.name: people.FIRST}  #: who has been here, by name
+        self._worlds: dict[str, str] = {}  # an id for each of them
         self._making = RLock()
         self.hyp3: HyP3
         self.cluster = Cluster()  #: of the conversions; survives a reset, as it takes long to warm up
@@ -148,7 +153,8 @@ class Sandbox:
             account = self.deployment.account_id
             identities = {f"hyp3-{role}": f"arn:aws:iam::{account}:role/hyp3-{role}" for role in ROLES}
             identities |= {key: _rspy_arn(key) for key in (*rspy.S3_KEYS, rspy.SERVICE_USER)}
-            app = s3.make_app(identities | {"s3-itself": s3.S3_ITSELF}, self.access_keys)
+            self._identities = identities | {"s3-itself": s3.S3_ITSELF}
+            app = s3.make_app(self._identities, self.access_keys)
             self._serve("s3", app)
             self._serve("s3-inside", app, watched=False)  # HyP3's own way in: no faults, not in the log
             self._fill()
@@ -164,7 +170,7 @@ class Sandbox:
                 self.host, self._ports.get("stac", 0), self.deployment.catalogue, lambda app: self._serve("stac", app)
             )
             self._ports["stac"] = self.catalogue.port
-            self._serve("control", _control(self), watched=False)
+            self._serve("control", _by_person(_control(self)), watched=False)
         except BaseException:
             self.stop()
             raise
@@ -188,7 +194,8 @@ class Sandbox:
 
     def _fill(self) -> None:
         """The initial state: HyP3's content bucket, no jobs, no orders, a user with credits and roles."""
-        self.id = uuid4().hex[:12]  # a new world: nobody's notes about the old one apply
+        # A new world: nobody's notes about the old one apply.
+        self._worlds = {name: uuid4().hex[:12] for name in self.people}
         plays, s3_url = self.deployment, self.url("s3")
         s3.create_bucket(plays.content_bucket, plays.account_id, REGION)
         s3_itself = self._s3_client("s3-itself")
@@ -215,12 +222,67 @@ class Sandbox:
         for bucket in osam.BUCKETS:
             s3.create_bucket(bucket, rspy.ACCOUNT, REGION)
             s3.set_policy(bucket, rspy.ACCOUNT, _read_only(bucket, _rspy_arn(READER)))
+        for person in list(self.people.values())[1:]:
+            self._let_in(person)
+
+    @property
+    def id(self) -> str:
+        """Names the first person's world, from one reset to the next."""
+        return self._worlds[people.FIRST.name]
+
+    def person(self, name: str | None = None) -> people.Person:
+        """Who has this name: made on first sight, with credits, roles and an account; the first one without a name.
+
+        Raises
+        ------
+        ValueError
+            Nobody can be called that.
+        """
+        with self._making:
+            person = people.make(name) if name else people.FIRST
+            if person.name not in self.people:
+                self._let_in(person)
+                self._worlds[person.name] = uuid4().hex[:12]
+                self.people[person.name] = person
+        return person
+
+    def _whose(self, service: str, environ: dict) -> str:
+        """Who sends a request, by what it claims: nobody has an interest in faults that are meant for others."""
+        access_key, apikey = s3.access_key_of(environ), environ.get("HTTP_X_API_KEY")
+        claims = {}
+        if bearer := environ.get("HTTP_AUTHORIZATION", "").partition("Bearer ")[2]:
+            with suppress(jwt.InvalidTokenError):
+                claims = jwt.decode(bearer, options={"verify_signature": False})
+        named = claims.get("uid") or claims.get("preferred_username")
+        people_here = list(self.people.values())
+        return next(
+            (
+                person.name
+                for person in people_here
+                if named == person.name
+                or apikey == person.apikey
+                or (access_key and access_key in (person.access_key, person.harvest_key))
+            ),
+            "",
+        )
+
+    def _let_in(self, person: people.Person) -> None:
+        arn = f"arn:aws:iam::{person.account}:user/"
+        self._identities |= {key: f"{arn}{key}" for key in (person.access_key, person.harvest_key)}
+        self.access_keys[person.harvest_key] = person.harvest_secret
+        archive_project.offer(self.hyp3, person.name, account=person.account)
+        rspy.USERS[person.apikey] = person.owner
+        if "osam" in self.__dict__:
+            self.osam.add(person.owner)
+        if "identity" in self.__dict__:
+            _register(self.identity, person)
 
     @_when_needed
     def identity(self) -> Identity:
         """A user with roles, and one at somebody else's catalogue."""
         identity = Identity(self.clock)
-        identity.add_user(*USER, roles=("hook-workflows", "hook-medium"))
+        for person in self.people.values():
+            _register(identity, person)
         identity.add_user(*EXTERNAL_USER, roles=())
         return identity
 
@@ -242,7 +304,10 @@ class Sandbox:
     @_when_needed
     def osam(self) -> Osam:
         """The rules of the beginning."""
-        return Osam(self.traffic)
+        rules = Osam(self.traffic)
+        for person in list(self.people.values())[1:]:
+            rules.add(person.owner)
+        return rules
 
     @_when_needed
     def station(self) -> Station:
@@ -295,14 +360,17 @@ class Sandbox:
     @property
     def environment(self) -> dict[str, str]:
         """Settings that point a client at this sandbox, by their names in ``.env_tutorial``; and ``id``."""
-        (access_key, secret), *_ = self.access_keys.items()
+        return self.environment_of(people.FIRST)
+
+    def environment_of(self, person: people.Person) -> dict[str, str]:
+        """The same for one of many: what :meth:`person` returns."""
         return {
-            "id": self.id,
-            "RECIPES_SANDBOX_URL": self.url("control"),
+            "id": self._worlds[person.name],
+            "RECIPES_SANDBOX_URL": self.url("control") + (f"{person.path}/" if person.path else ""),
             "HYP3_API_URL": self.url("hyp3"),
-            "EARTHDATA_TOKEN": self.hyp3.token("sandbox-user"),
+            "EARTHDATA_TOKEN": self.hyp3.token(person.name),
             "AWS_ENDPOINT_URL": self.url("s3"),
-            "AWS_ACCESS_KEY_ID": "sandbox-user",
+            "AWS_ACCESS_KEY_ID": person.access_key,
             "AWS_SECRET_ACCESS_KEY": "sandbox",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,  # the one that boto3 reads
@@ -310,11 +378,11 @@ class Sandbox:
             "HOOK_API_URL": f"{self.url('hook')}/odata/v1/",
             "DESP_AUTH_URL": self.url("identity"),
             "DEDL_AUTH_URL": self.url("identity"),
-            "DESP_USERNAME": USER[0],
-            "DESP_PASSWORD": USER[1],
+            "DESP_USERNAME": person.name,
+            "DESP_PASSWORD": person.password,
             "HOOK_OUTPUT_STORAGE_URL": self.url("s3"),
-            "HOOK_OUTPUT_STORAGE_ACCESS_KEY": access_key,
-            "HOOK_OUTPUT_STORAGE_SECRET_KEY": secret,
+            "HOOK_OUTPUT_STORAGE_ACCESS_KEY": person.harvest_key,
+            "HOOK_OUTPUT_STORAGE_SECRET_KEY": self.access_keys[person.harvest_key],
             "HOOK_EXTERNAL_USERNAME": EXTERNAL_USER[0],
             "HOOK_EXTERNAL_PASSWORD": EXTERNAL_USER[1],
             "HOOK_EXTERNAL_TOKEN_URL": f"{self.url('identity')}{DEDL.openid}/token",
@@ -323,8 +391,8 @@ class Sandbox:
             "HOOK_POLL_SECONDS": "0.2",
             "HOOK_SETTLE_SECONDS": "1",
             "RSPY_WEBSITE": self.url("rs-server"),
-            "RSPY_APIKEY": next(iter(rspy.USERS)),
-            "RSPY_OWNER_ID": next(iter(rspy.USERS.values())),
+            "RSPY_APIKEY": person.apikey,
+            "RSPY_OWNER_ID": person.owner,
             "RSPY_HOST_STAGING": self.url("staging"),
             "RSPY_HOST_CATALOG": self.url("catalog"),
             "RSPY_HOST_DPR_SERVICE": self.url("dpr"),
@@ -336,8 +404,8 @@ class Sandbox:
             "S3_REGION": REGION,
             "RSPY_POLL_SECONDS": "0.2",
             "RSPY_STATION_URL": self.url("station"),
-            "CATALOG_DSN": self.catalogue.dsn,
-            "CATALOG_API_URL": self.url("stac"),
+            "CATALOG_DSN": self.catalogue.dsn_of(person.database),
+            "CATALOG_API_URL": f"{self.url('stac')}{person.path}",
         }
 
     def _end(self) -> None:
@@ -354,6 +422,29 @@ class Sandbox:
             there["hook"].processor.stop()
         if hasattr(self, "hyp3"):
             self.hyp3.processor.stop()
+
+    def forget(self, person: people.Person) -> None:
+        """Back to the initial state for one person; the others notice nothing. Faults and the request log stay."""
+        with self._making:
+            prefixes = self.hyp3.forget(person.name)
+            for prefix in prefixes:
+                s3.remove(self.deployment.content_bucket, f"{prefix}/")
+            s3.forget(person.account)
+            if "hook" in self.__dict__:
+                self.hook.forget(person.name)
+            owner = rspy.stripped(person.owner)
+            if "catalog" in self.__dict__:
+                self.catalog.forget(owner)
+            for bucket in osam.BUCKETS:
+                s3.remove(bucket, f"{owner}/")
+            if person == people.FIRST:
+                self.catalogue.empty()
+                archive_project.offer(self.hyp3, person.name)
+                self.access_keys[person.harvest_key] = person.harvest_secret
+            else:
+                self.catalogue.remove(person.database)
+                self._let_in(person)
+            self._worlds[person.name] = uuid4().hex[:12]
 
     def reset(self) -> None:
         """Back to the initial state: no user buckets, jobs or orders, no faults, an empty request log. Time stays."""
@@ -402,6 +493,10 @@ def _open_for_reading(client: Any, bucket: str) -> None:
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
 
 
+def _register(identity: Identity, person: people.Person) -> None:
+    identity.add_user(person.name, person.password, roles=("hook-workflows", "hook-medium"))
+
+
 #: The access key id of the storage that may not write.
 READER = list(rspy.S3_KEYS)[1]
 
@@ -444,6 +539,21 @@ def _in_background(start: Callable[[], None]) -> None:
         start()
 
 
+def _by_person(app: Flask) -> Callable:
+    """The control endpoint as one person has it, below ``/people/{database}``: what is asked there is about them."""
+
+    def layer(environ: dict, start_response: Callable) -> Any:
+        if found := re.fullmatch(r"/people/(\w+)(/.*)?", environ.get("PATH_INFO", "")):
+            environ["recipes.database"], environ["PATH_INFO"] = found[1], found[2] or "/"
+        return app(environ, start_response)
+
+    return layer
+
+
+class NoSuchName(Exception):
+    """Nobody can be called that."""
+
+
 def _control(sandbox: Sandbox) -> Flask:
     """The endpoint that tests, exercises and other kernels talk to."""
     app = Flask("control")
@@ -453,9 +563,25 @@ def _control(sandbox: Sandbox) -> Flask:
         services = {name: sandbox.url(name) for name in SERVICES}
         return jsonify({"name": "eo-cloud-recipes sandbox", "pid": os.getpid(), "services": services})
 
+    @app.errorhandler(NoSuchName)
+    def explain(error: NoSuchName) -> Any:
+        return jsonify({"detail": str(error)}), 400
+
+    def who() -> people.Person:
+        """Whom a request is about: who is named in its path, or ``?user=``."""
+        try:
+            if database := request.environ.get("recipes.database"):
+                found = [person for person in sandbox.people.values() if person.database == database]
+                if not found:
+                    raise ValueError(f"nobody here has the catalogue {database}")
+                return found[0]
+            return sandbox.person(request.args.get("user"))
+        except ValueError as error:
+            raise NoSuchName(str(error)) from None
+
     @app.get("/environment")
     def environment() -> Any:
-        return jsonify(sandbox.environment)
+        return jsonify(sandbox.environment_of(who()))
 
     @app.post("/token")
     def token() -> Any:
@@ -465,7 +591,7 @@ def _control(sandbox: Sandbox) -> Flask:
     @app.post("/project")
     def project() -> Any:
         try:
-            ids = archive_project.fill_large(sandbox.hyp3, **({"user": USER[0]} | request.get_json()))
+            ids = archive_project.fill_large(sandbox.hyp3, **({"user": who().name} | request.get_json()))
         except TypeError as error:
             return jsonify({"detail": str(error)}), 400
         return jsonify({"job_ids": ids})
@@ -477,14 +603,17 @@ def _control(sandbox: Sandbox) -> Flask:
     @app.post("/faults")
     def fail() -> Any:
         try:
-            fault = sandbox.traffic.fail(**request.get_json())
+            person = who()
+            mine = {} if person == people.FIRST else {"user": person.name}
+            fault = sandbox.traffic.fail(**(mine | request.get_json()))
         except (TypeError, ValueError) as error:
             return jsonify({"detail": str(error)}), 400
         return jsonify(vars(fault))
 
     @app.delete("/faults")
     def heal() -> Any:
-        sandbox.traffic.heal()
+        person = who()
+        sandbox.traffic.heal("" if person == people.FIRST else person.name)
         return jsonify({})
 
     @app.post("/warm")
@@ -492,13 +621,20 @@ def _control(sandbox: Sandbox) -> Flask:
         sandbox.warm(wait=request.args.get("wait") == "true")
         return jsonify({})
 
+    @app.get("/catalog")
+    def has_catalog() -> Any:
+        person = who()
+        return jsonify({"running": sandbox.catalogue.has(*[] if person == people.FIRST else [person.database])})
+
     @app.post("/catalog")
     def catalog() -> Any:
+        person = who()
+        start = partial(sandbox.catalogue.start, *[] if person == people.FIRST else [person.database])
         if request.args.get("wait") != "true":
-            Thread(target=_in_background, args=(sandbox.catalogue.start,), daemon=True).start()
+            Thread(target=_in_background, args=(start,), daemon=True).start()
             return jsonify({"kind": sandbox.catalogue.kind, "label": sandbox.catalogue.label}), 202
         try:
-            sandbox.catalogue.start()
+            start()
         except RecipeError as error:
             return jsonify({"detail": str(error)}), 503
         return jsonify({"kind": sandbox.catalogue.kind, "label": sandbox.catalogue.label})
@@ -523,7 +659,10 @@ def _control(sandbox: Sandbox) -> Flask:
 
     @app.post("/reset")
     def reset() -> Any:
-        sandbox.reset()
+        if request.args.get("user") or "recipes.database" in request.environ:
+            sandbox.forget(who())
+        else:
+            sandbox.reset()
         return jsonify({})
 
     return app

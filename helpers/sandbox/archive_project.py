@@ -38,7 +38,8 @@ from .products import (
 NAME = "HKHwatermaps"
 #: Somebody whose jobs anybody may read, by ``user_id``.
 OWNER = "hkh-monitoring"
-#: The bucket of one job; it belongs to the sandbox's user, and HyP3 may write into it.
+#: The bucket of one job; it belongs to the sandbox's user, and HyP3 may write into it. (Others of one sandbox have one
+#: of their own, with their account in its name.)
 PARTNER_BUCKET = "hkh-partner-products"
 PARTNER_PREFIX = "{name}/{job_id}"
 #: Pixels with data of each raster.
@@ -118,16 +119,17 @@ WORK = (
 # --- what the project holds ---
 
 
-def offer(hyp3: HyP3, *users: str, name: str = NAME) -> None:
+def offer(hyp3: HyP3, *users: str, name: str = NAME, account: str = s3.USER_ACCOUNT) -> None:
     """Keep a project for each of these users; it is made when its jobs are asked for by user and name.
 
-    Nothing happens in a deployment without water maps.
+    ``account``: their AWS account. Nothing happens in a deployment without water maps.
     """
     if "WATER_MAP" in hyp3.job_types:
-        hyp3.former |= {(user, name): partial(fill, hyp3, user, name) for user in users}
+        with hyp3.lock:
+            hyp3.former |= {(user, name): partial(fill, hyp3, user, name, account) for user in users}
 
 
-def fill(hyp3: HyP3, user: str, name: str = NAME) -> dict[str, list[str]]:
+def fill(hyp3: HyP3, user: str, name: str = NAME, account: str = s3.USER_ACCOUNT) -> dict[str, list[str]]:
     """Put the project into a running stand-in: its jobs, and the objects of those that have some.
 
     Job ids, granules, names and rasters are the same each time; times follow the clock.
@@ -141,11 +143,12 @@ def fill(hyp3: HyP3, user: str, name: str = NAME) -> dict[str, list[str]]:
     botocore.exceptions.ClientError
         There is no content bucket.
     """
-    _make_partner_bucket(hyp3)
+    partner = PARTNER_BUCKET if account == s3.USER_ACCOUNT else f"{PARTNER_BUCKET}-{account}"
+    _make_partner_bucket(hyp3, partner, account)
     past = _Past(hyp3)
     for work, job_id in zip(WORK, _job_ids(user, name), strict=True):
         requested = _slot(hyp3.clock.now() - timedelta(days=work.days))
-        past.end(hyp3.adopt(_order(work, name), job_id, user, requested), work.outcome)
+        past.end(hyp3.adopt(_order(work, name, partner), job_id, user, requested), work.outcome)
     return job_ids(user, name)
 
 
@@ -169,9 +172,9 @@ def scene(frame: tuple[int, float], cycle: int) -> str:
     return f"S1A_IW_GRDH_1SDV_{times}_{orbit:06d}_{take:06X}_{_hash(orbit, times) & 0xFFFF:04X}"
 
 
-def _order(work: Work, name: str) -> dict:
+def _order(work: Work, name: str, partner: str) -> dict:
     """The body of the job's submission."""
-    bucket = {"partner": PARTNER_BUCKET, "refused": "hkh-bucket-that-is-gone"}.get(work.outcome)
+    bucket = {"partner": partner, "refused": "hkh-bucket-that-is-gone"}.get(work.outcome)
     where = {"bucket": bucket, "bucket_prefix": PARTNER_PREFIX} if bucket else {}
     options = {"granules": [scene(FRAMES[work.frame], work.cycle)], "flood_depth_estimator": "iterative"}
     return {"job_type": "WATER_MAP", "name": name, "job_parameters": options | work.options} | where
@@ -200,12 +203,12 @@ def _with_the_same_digits(start: str) -> tuple[str, str]:
         seen[digits] = job_id
 
 
-def _make_partner_bucket(hyp3: HyP3) -> None:
-    if PARTNER_BUCKET in s3_backends.bucket_accounts:
+def _make_partner_bucket(hyp3: HyP3, name: str, account: str) -> None:
+    if name in s3_backends.bucket_accounts:
         return
-    s3.create_bucket(PARTNER_BUCKET, s3.USER_ACCOUNT, hyp3.publisher.region(hyp3.publisher.content_bucket))
-    policy = json.dumps(hyp3.bucket_policy(PARTNER_BUCKET))
-    hyp3.publisher.clients["s3-itself"].put_bucket_policy(Bucket=PARTNER_BUCKET, Policy=policy)
+    s3.create_bucket(name, account, hyp3.publisher.region(hyp3.publisher.content_bucket))
+    policy = json.dumps(hyp3.bucket_policy(name))
+    hyp3.publisher.clients["s3-itself"].put_bucket_policy(Bucket=name, Policy=policy)
 
 
 # --- how jobs end ---

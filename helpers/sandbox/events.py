@@ -62,10 +62,15 @@ def install() -> None:
     Queue.delete_message = _delete_message
 
 
-def reset() -> None:
-    """No topics and no queues, in any account."""
-    sns_backends.reset()
-    sqs_backends.reset()
+def reset(account_id: str | None = None) -> None:
+    """No topics and no queues, in any account or in this one."""
+    if account_id is None:
+        sns_backends.reset()
+        sqs_backends.reset()
+        return
+    for backends in (sns_backends, sqs_backends):
+        for backend in list(backends[account_id].values()):
+            backend.reset()
 
 
 # --- S3 ---

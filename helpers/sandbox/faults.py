@@ -108,6 +108,7 @@ class Fault:
     skip: int = 0  #: how many matching requests it lets pass first
     seconds: float = 1.0  #: how late a "slow" answer is; Retry-After of those that have one
     fraction: float = 0.6  #: how much of the body a "cut" answer has
+    user: str = ""  #: only this person's requests, and those that do not tell whose they are; "" for any
 
     def __post_init__(self) -> None:
         known = (*ANSWERS, *BEHAVIOURS, *EVENTS)
@@ -124,9 +125,10 @@ class Fault:
         except re.error as error:
             raise ValueError(f"path {self.path!r} is no regular expression: {error}") from None
 
-    def strikes(self, service: str, method: str, path: str) -> bool:
+    def strikes(self, service: str, method: str, path: str, user: str = "") -> bool:
         return (
             self.times > 0
+            and (not user or self.user in ("", user))
             and self.service in ("", service)
             and self.method.upper() in ("", method)
             and re.search(self.path, path) is not None
@@ -151,6 +153,8 @@ class Traffic:
 
     faults: list[Fault] = field(default_factory=list)
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=20_000))
+    #: Gives the name of whoever sends a request to a service, "" when it does not tell.
+    whose: Callable[[str, dict], str] = field(default=lambda service, environ: "", repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def fail(self, kind: str, **where: Any) -> Fault:
@@ -160,10 +164,10 @@ class Traffic:
             self.faults.append(fault)
         return fault
 
-    def heal(self) -> None:
-        """Forget every fault not yet struck."""
+    def heal(self, user: str = "") -> None:
+        """Forget every fault not yet struck, or those that are for this person."""
         with self._lock:
-            self.faults.clear()
+            self.faults[:] = [fault for fault in self.faults if user and fault.user != user]
 
     def received(self, service: str = "", method: str = "", path: str = "") -> list[Request]:
         """The requests so far, oldest first, that match (``path`` is a regular expression)."""
@@ -183,10 +187,15 @@ class Traffic:
         """
         return self._take((kind,), service, "", path) is not None
 
-    def _take(self, kinds: Iterable[str], service: str, method: str, path: str) -> Fault | None:
+    def _take(
+        self, kinds: Iterable[str], service: str, method: str, path: str, environ: dict | None = None
+    ) -> Fault | None:
+        if not self.faults:
+            return None
+        user = self.whose(service, environ) if environ else ""
         with self._lock:
             for fault in self.faults:
-                if fault.kind not in kinds or not fault.strikes(service, method, path):
+                if fault.kind not in kinds or not fault.strikes(service, method, path, user):
                     continue
                 if fault.skip:
                     fault.skip -= 1
@@ -206,7 +215,7 @@ class Traffic:
                 seen["status"] = int(status.split()[0])
                 return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-            fault = self._take((*ANSWERS, *BEHAVIOURS), service, method, path)
+            fault = self._take((*ANSWERS, *BEHAVIOURS), service, method, path, environ)
             try:
                 if fault is None:
                     return app(environ, remember)

@@ -213,6 +213,13 @@ class Hook:
             values[name] = self._seal.decrypt(value.encode()).decode() if is_secret(name) else value
         return values
 
+    def forget(self, user: str) -> None:
+        """Forget a user's orders: nobody finds them any more, and what is open ends. Ids are not given again."""
+        with self.processor.pausing(), self.lock:
+            for order in self.of(user):
+                order.cancel(self.clock.now(), "Forgotten")
+                order.owner = ""
+
     # --- reading ---
 
     def of(self, user: str) -> list[Order]:

@@ -194,6 +194,10 @@ class Processor:
         self._stop = threading.Event()
         self._working = threading.Lock()
 
+    def pausing(self) -> threading.Lock:
+        """A context in which no step is taken."""
+        return self._working
+
     def run_due(self) -> None:
         """Take every step that the clock has passed, one after the other; returns when their effects are there."""
         with self._working:

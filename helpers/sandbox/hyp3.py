@@ -155,6 +155,18 @@ class HyP3:
                 },
             )
 
+    def forget(self, user_id: str) -> list[str]:
+        """Forget a user: credits, jobs, and what is offered to them. Returns the jobs' prefixes in our own bucket."""
+        with self.processor.pausing(), self.lock:
+            self.users.pop(user_id, None)
+            for offered in [key for key in self.former if key[0] == user_id]:
+                del self.former[offered]
+            theirs = [job for job in self.jobs.values() if job["user_id"] == user_id]
+            for job in theirs:
+                self.processor.drop(job["job_id"])
+                del self.jobs[job["job_id"]]
+        return [job["bucket_prefix"] for job in theirs if job["bucket"] == self.publisher.content_bucket]
+
     # --- submitting ---
 
     def post_jobs(self, body: dict, user_id: str) -> dict:

@@ -194,6 +194,14 @@ class Processor:
             start = now + timedelta(seconds=self.pending + 0.15 * self.running * i)
             self._due[job_id] = start, start + timedelta(seconds=self.running)
 
+    def pausing(self) -> threading.Lock:
+        """A context in which no transition is taken."""
+        return self._working
+
+    def drop(self, job_id: str) -> None:
+        """Plan nothing more for a job."""
+        self._due.pop(job_id, None)
+
     def run_due(self) -> None:
         """Take every transition that the clock has passed; returns when their effects are in the bucket."""
         with self._working:

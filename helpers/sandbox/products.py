@@ -9,11 +9,13 @@ burst numbers follow ESA's burst ID definition (Sentinel-1 Level 1 algorithm def
 """
 
 import io
+import json
 import re
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -514,8 +516,32 @@ def water_map_products(job: dict, pixels: int = MAX_PIXELS) -> list[Product]:
     ]
 
 
+def _request(job: dict) -> str:
+    """What a job's rasters follow from, whoever ordered it and when: only their names have the job's digits."""
+    return json.dumps({name: job[name] for name in ("job_type", "job_parameters")})
+
+
+def _without_arrays(grid: _Grid) -> _Grid:
+    """What the texts need of a grid, small enough to be kept."""
+    nothing = np.empty(0)
+    return replace(grid, mask=nothing, col=nothing, row=nothing, incidence=nothing)
+
+
 def _insar(job: dict, stem: str) -> list[Product]:
-    options, scenes, gamma = job["job_parameters"], _scenes(job), job["job_type"] == "INSAR_GAMMA"
+    scenes, gamma = _scenes(job), job["job_type"] == "INSAR_GAMMA"
+    layers, images, grid = _insar_files(_request(job), tuple(scenes))
+    tifs = {f"{stem}_{name}.tif": body for name, body in layers.items()}
+    pictures = {f"{stem}_{name}.png": body for name, body in images.items()}
+    readme = f"{stem}{'.' if gamma else '_'}README.md.txt"
+    texts = {f"{stem}.txt": _parameter_file(job, grid), readme: _readme(stem, scenes, tifs)}
+    return _publish(stem, tifs, pictures, texts, ["unw_phase", "corr"] if gamma else ["unw_phase"])
+
+
+@lru_cache(maxsize=32)  # a class orders the same
+def _insar_files(request: str, scenes: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, bytes], _Grid]:
+    """GeoTIFFs and pictures by layer, and where they lie."""
+    job, scenes = json.loads(request), list(scenes)
+    options, gamma = job["job_parameters"], job["job_type"] == "INSAR_GAMMA"
     grid = _grid(_reference(scenes), SPACING[options.get("looks", "20x4")])
     land = _landscape(grid, _reference(scenes))
     rng = _rng("pair", scenes[0], scenes[-1])
@@ -528,15 +554,13 @@ def _insar(job: dict, stem: str) -> list[Product]:
     tifs = {}
     for name in _insar_layers(job):
         valid = measured if name in WATER_MASKED else grid.mask
-        tifs[f"{stem}_{name}.tif"] = _geotiff(grid, rasters[name], valid, SMOOTH.get(name, 7))
+        tifs[name] = _geotiff(grid, rasters[name], valid, SMOOTH.get(name, 7))
     light = (0.45 + 0.55 * _smoothstep((coherence - 0.1) / 0.5)) * (0.92 + 0.08 * np.tanh(land.facing))
     # A fringe of the browse image is 6 pi, as in HyP3's, one of the wrapped phase 2 pi.
-    pictures = {f"{stem}_unw_phase.png": _png(_colour(phase / (6 * np.pi) % 1, CYCLIC, light), measured)}
+    pictures = {"unw_phase": _png(_colour(phase / (6 * np.pi) % 1, CYCLIC, light), measured)}
     if gamma:
-        pictures[f"{stem}_color_phase.png"] = _png(_colour(phase / (2 * np.pi) % 1, CYCLIC, light), measured)
-    readme = f"{stem}{'.' if gamma else '_'}README.md.txt"
-    texts = {f"{stem}.txt": _parameter_file(job, grid), readme: _readme(stem, scenes, tifs)}
-    return _publish(stem, tifs, pictures, texts, ["unw_phase", "corr"] if gamma else ["unw_phase"])
+        pictures["color_phase"] = _png(_colour(phase / (2 * np.pi) % 1, CYCLIC, light), measured)
+    return tifs, pictures, _without_arrays(grid)
 
 
 def _insar_rasters(grid: _Grid, land: _Land, coherence: np.ndarray, phase: np.ndarray) -> dict[str, np.ndarray]:
@@ -603,7 +627,21 @@ def _deformation(grid: _Grid, days: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _rtc(job: dict, stem: str, pixels: int = MAX_PIXELS) -> list[Product]:
-    options, scene, water_map = job["job_parameters"], _scenes(job)[0], job["job_type"] == "WATER_MAP"
+    scene = _scenes(job)[0]
+    layers, images, loose, grid = _rtc_files(_request(job), scene, pixels)
+    tifs = {f"{stem}_{name}.tif": body for name, body in layers.items()}
+    pictures = {f"{stem}{name}.png": body for name, body in images.items()}
+    texts = {f"{name}.xml": _metadata_xml(name, scene, grid) for name in (*tifs, *pictures)}
+    texts[f"{stem}.README.md.txt"] = _readme(stem, [scene], tifs)
+    texts[f"{stem}.log"] = _log(job, scene)
+    return _publish(stem, tifs, pictures, texts, loose)
+
+
+@lru_cache(maxsize=32)  # a class orders the same
+def _rtc_files(request: str, scene: str, pixels: int) -> tuple[dict[str, bytes], dict[str, bytes], list[str], _Grid]:
+    """GeoTIFFs by layer, pictures by the end of their names, the layers beside the package, and where they lie."""
+    job = json.loads(request)
+    options, water_map = job["job_parameters"], job["job_type"] == "WATER_MAP"
     if water_map:  # its first step is an RTC job with these options
         options = options | {"include_dem": True, "include_rgb": True}
     spacing = int(options.get("resolution", 30))
@@ -630,14 +668,11 @@ def _rtc(job: dict, stem: str, pixels: int = MAX_PIXELS) -> list[Product]:
     tifs = {}
     for name, raster in rasters.items():
         empty = np.nan if name.startswith(("WM", "FM")) else 0  # there, 0 is a height or a depth
-        tifs[f"{stem}_{name}.tif"] = _geotiff(grid, raster, grid.mask, empty=empty)
-    pictures = {f"{stem}.png": _png(grey, grid.mask)}
+        tifs[name] = _geotiff(grid, raster, grid.mask, empty=empty)
+    pictures = {"": _png(grey, grid.mask)}
     if dual:
-        pictures[f"{stem}_rgb.png"] = _png(rgb, grid.mask)
-    texts = {f"{name}.xml": _metadata_xml(name, scene, grid) for name in (*tifs, *pictures)}
-    texts[f"{stem}.README.md.txt"] = _readme(stem, [scene], tifs)
-    texts[f"{stem}.log"] = _log(job, scene)
-    return _publish(stem, tifs, pictures, texts, loose)
+        pictures["_rgb"] = _png(rgb, grid.mask)
+    return tifs, pictures, loose, _without_arrays(grid)
 
 
 def _stage(scene: str, rng: np.random.Generator) -> float:

@@ -15,7 +15,7 @@ from .clock import Clock
 
 #: The AWS account that RS-Server's buckets belong to: any twelve digits that are not the user's.
 ACCOUNT = "777788889999"
-#: Users by API key: the one that the sandbox's settings name, and somebody else.
+#: Users by API key: the one that the sandbox's settings name, and somebody else; more come, see `people.py`.
 USERS = {"sandbox-rspy-apikey": "sandbox-user", "sandbox-rspy-apikey-2": "neighbour"}  # pragma: allowlist secret
 JUPYTER_TOKEN = "sandbox-jupyter-token"  # pragma: allowlist secret
 #: Access key ids of the storage and their secrets: the user's own, and one that may read only.

@@ -72,7 +72,7 @@ def make_app(identities: dict[str, str], access_keys: dict[str, str | None]) -> 
     Parameters
     ----------
     identities:
-        ARN of the principal behind each access key id; any other key is the user's.
+        ARN of the principal behind each access key id; any other key is the user's. May change while in use.
     access_keys:
         Secret by access key id, ``None`` for an id that does not exist. Only requests of these ids have their
         signature checked; ids that are not in the table are let in with any secret. May change while in use.
@@ -103,6 +103,27 @@ def reset() -> None:
     FakeMultipart.instances_tracked.clear()
 
 
+def forget(account_id: str) -> None:
+    """Empty one account: its buckets with all that is in them, topics and queues."""
+    events.reset(account_id)
+    backend = s3_backends[account_id]["aws"]
+    for name in list(backend.buckets):
+        bucket = backend.buckets.pop(name)
+        s3_backends.bucket_accounts.pop(name, None)
+        for key in list(bucket.keys):
+            bucket.keys.pop(key)  # every version, with the file that holds it
+        for part in bucket.multiparts.values():
+            part.dispose()
+
+
+def remove(bucket: str, prefix: str) -> None:
+    """Delete what lies under a prefix of somebody's bucket, without a request."""
+    partition, owner = s3_backends.bucket_accounts[bucket]
+    keys = s3_backends[owner][partition].buckets[bucket].keys
+    for key in [key for key in list(keys) if key.startswith(prefix)]:
+        keys.pop(key)
+
+
 class Guard:
     """WSGI layer that answers 403 where S3 would."""
 
@@ -116,12 +137,24 @@ class Guard:
         if refusal is None and (reason := self._refuse(environ)):
             refusal = "AccessDenied", reason
         if refusal is None:
+            self._tell_account(environ)
             return self.app(environ, start_response)
         code, message = refusal
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response("403 Forbidden", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _tell_account(self, environ: dict) -> None:
+        """Tell moto the account of whoever asks, where it goes by that: it knows the one user's only."""
+        credential = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+        arn = self.identities.get(credential[1] if credential else "", "")
+        if credential is None or ":user/" not in arn:
+            return
+        bucket, _, key = environ.get("PATH_INFO", "").lstrip("/").partition("/")
+        # Buckets are found by their names. What is done to objects has to stay in one account, for their tags.
+        if credential[2] != "s3" or not bucket or (not key and environ["REQUEST_METHOD"] in ("PUT", "DELETE")):
+            environ["HTTP_X_MOTO_ACCOUNT_ID"] = arn.split(":")[4]
 
     def _check_key(self, environ: dict) -> tuple[str, str] | None:
         """Code and message of S3's refusal, if the request was signed by a key of the table, but not rightly."""
@@ -136,7 +169,7 @@ class Guard:
 
     def _refuse(self, environ: dict) -> str | None:
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-        credential = re.search(r"Credential=([^/]+)/\d+/[^/]+/(\w+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        credential = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
         if credential and credential[2] != "s3":
             return None
         principal = self._principal(credential and credential[1], query)
@@ -181,9 +214,17 @@ class Guard:
         return self.identities.get(access_key, f"arn:aws:iam::{USER_ACCOUNT}:user/{access_key}")
 
 
+#: Access key id and service of a request to AWS.
+CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/(\w+)/")
 SIGNED = re.compile(
     r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d+/([^/]+)/s3/aws4_request, *SignedHeaders=([^,]+), *Signature=(\w+)"
 )
+
+
+def access_key_of(environ: dict) -> str | None:
+    """The access key id that a request to any service of AWS is signed with."""
+    credential = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return credential[1] if credential else _access_key(environ)
 
 
 def _access_key(environ: dict) -> str | None:

@@ -193,6 +193,12 @@ class Catalog:
                 self.remove(owner, collection, item_id)
             del self.collections[f"{owner}_{collection}"], self.items[f"{owner}_{collection}"]
 
+    def forget(self, owner: str) -> None:
+        """Remove an owner's collections with their items; the objects are left to the caller."""
+        with self.lock:
+            for full in [name for name, each in self.collections.items() if each["owner"] == owner]:
+                del self.collections[full], self.items[full]
+
     def _delete_assets(self, item: dict) -> None:
         try:
             for asset in item["assets"].values():

@@ -19,7 +19,7 @@ def make_app(dsn: str) -> Flask:
     CORS(app)  # STAC Browser comes from another address
 
     def root() -> str:
-        return request.host_url.rstrip("/")
+        return request.root_url.rstrip("/")
 
     def of_collection(collection: dict) -> dict:
         url = f"{root()}/collections/{collection['id']}"

@@ -128,7 +128,12 @@ class Catalogue:
         self._folder = Path(tempfile.gettempdir(), f"eo-catalog-{secrets.token_hex(6)}")
         self._guard: subprocess.Popen | None = None
         self._cluster = postgres.Cluster() if self.kind == "pgstac" else None
-        self.dsn = self._cluster.dsn if self._cluster else f"sqlite:///{self._folder / 'catalog.sqlite'}"
+        self.dsn = self.dsn_of(postgres.DATABASE)
+        self._more: set[str] = set()  # databases of others than the first person
+
+    def dsn_of(self, database: str) -> str:
+        """How to connect to a database, whether or not it is there yet."""
+        return self._cluster.dsn_of(database) if self._cluster else f"sqlite:///{self._folder / database}.sqlite"
 
     @property
     def label(self) -> str:
@@ -138,8 +143,14 @@ class Catalogue:
             return f"pgstac on PostgreSQL {found.version} with PostGIS {found.postgis}" if found else "pgstac"
         return f"embedded (SQLite): no PostgreSQL with PostGIS here. For the real one: {postgres.how_to_install()}"
 
-    def start(self) -> None:
+    def has(self, database: str = postgres.DATABASE) -> bool:
+        """Whether both run, and have this database."""
+        return self.running and database in (postgres.DATABASE, *self._more)
+
+    def start(self, database: str = postgres.DATABASE) -> None:
         """Start both, empty, if they are not running; ready when this returns.
+
+        ``database``: one that is made if it is not there, beside the usual one, and served at ``/people/{database}``.
 
         Raises
         ------
@@ -147,43 +158,84 @@ class Catalogue:
             The database or the API does not start, and why.
         """
         with self._lock:
-            if self.running:
-                return
-            try:
-                if self._cluster:
-                    self._api.prepare(self.dsn)
-                    self._cluster.start()
-                    self._api.serve()
-                else:
-                    self._start_embedded()
-            except BaseException:
-                self.stop()
-                raise
-            self.running = True
+            if not self.running:
+                self._start()
+            if database not in (postgres.DATABASE, *self._more):
+                self._add(database)
+
+    def _start(self) -> None:
+        try:
+            if self._cluster:
+                self._api.prepare(self.dsn)
+                self._cluster.start()
+                self._api.serve()
+            else:
+                self._start_embedded()
+        except BaseException:
+            self.stop()
+            raise
+        self.running = True
 
     def _start_embedded(self) -> None:
+        from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
         from .stac_embedded import make_app
 
         self._folder.mkdir(mode=0o700)
         self._guard = guard.start([], self._folder)
         self._api.stop()  # its address is free now
-        self._serve(make_app(self.dsn))
+        app = DispatcherMiddleware(make_app(self.dsn))
+        self._mounts = app.mounts
+        self._serve(app)
+
+    def _add(self, database: str) -> None:
+        if self._cluster:
+            self._cluster.create(database)
+        else:
+            from .stac_embedded import make_app
+
+            self._mounts[f"/people/{database}"] = make_app(self.dsn_of(database))
+        self._more.add(database)
 
     def reset(self) -> None:
-        """Empty, if it is running."""
+        """Empty, if it is running; the databases of others are gone."""
+        with self._lock:
+            for database in [*self._more]:
+                self.remove(database)
+            self.empty()
+
+    def empty(self) -> None:
+        """Empty the usual database, if it is running."""
         with self._lock:
             if self.running and self._cluster:
                 self._cluster.reset()
             elif self.running:
-                from ..catalog.embedded import EmbeddedStore
+                self._empty(self.dsn)
 
-                with EmbeddedStore(self.dsn) as store:
-                    store.empty()
+    def remove(self, database: str) -> None:
+        """Remove a database that was added; nothing happens when there is none."""
+        with self._lock:
+            if database not in self._more:
+                return
+            self._more.discard(database)
+            if self._cluster:
+                self._cluster.drop(database)
+            else:
+                del self._mounts[f"/people/{database}"]
+                self._empty(self.dsn_of(database))
+
+    @staticmethod
+    def _empty(dsn: str) -> None:
+        from ..catalog.embedded import EmbeddedStore
+
+        with EmbeddedStore(dsn) as store:
+            store.empty()
 
     def stop(self) -> None:
         """End both. Safe to call twice."""
         with self._lock:
             self.running = False
+            self._more.clear()
             self._api.stop()
             if self._cluster:
                 self._cluster.stop()

@@ -149,7 +149,7 @@ def test_a_link_that_has_ended_is_replaced(sandbox, open_notebook, tmp_path):
 
 def test_a_product_that_has_left_temporary_storage_is_explained(sandbox, open_notebook):
     session = open_notebook(NOTEBOOK)
-    session.run(cells=11)
+    session.run(cells=12)
     sandbox.clock.advance(86400 * 15)
     with pytest.raises(AssertionError, match="Temporary storage keeps products for two weeks; order again"):
         open_notebook(NOTEBOOK).run()
@@ -177,24 +177,24 @@ def test_waiting_too_long_says_so_and_carries_on(sandbox, open_notebook, tmp_pat
 
 
 def test_wrong_keys_for_the_bucket_fail_before_anything_is_ordered(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest").run(cells=2)
+    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest").run(cells=3)
     sandbox.access_keys[session["settings"].hook_output_storage_access_key.get_secret_value()] = "changed since"
     with pytest.raises(Rejected, match="refuses you"):
-        for cell in session.cells[2:]:
+        for cell in session.cells[3:]:
             session.execute(cell.source)
     assert not sandbox.hook.orders
 
 
 def test_keys_that_changed_when_the_item_is_written_fail_it_with_the_storages_reason(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest").run(cells=8)
+    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest").run(cells=9)
     key = session["settings"].hook_output_storage_access_key.get_secret_value()
     before = sandbox.access_keys[key]
     sandbox.access_keys[key] = "changed since"
-    for cell in session.cells[8:10]:  # order and wait
+    for cell in session.cells[9:11]:  # order and wait
         session.execute(cell.source)
     sandbox.access_keys[key] = before
     with pytest.raises(AssertionError, match="SignatureDoesNotMatch"):
-        for cell in session.cells[10:]:
+        for cell in session.cells[11:]:
             session.execute(cell.source)
 
 

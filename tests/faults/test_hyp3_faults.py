@@ -14,6 +14,8 @@ REQUESTS = {
     "credits": ("GET", "^/user$"),
     "job": ("GET", "^/jobs/."),
 }
+#: In the cell that waits; what follows asks HyP3 for nothing.
+WAITED = '"states"'
 
 
 def exactly_three_jobs_paid_once(sandbox) -> bool:
@@ -25,7 +27,7 @@ def exactly_three_jobs_paid_once(sandbox) -> bool:
 def test_a_passing_fault_goes_unnoticed_when_reading(sandbox, open_notebook, kind, where):
     method, path = REQUESTS[where]
     sandbox.traffic.fail(kind, service="hyp3", method=method, path=path, times=2, seconds=0.2)
-    open_notebook(NOTEBOOK).run()
+    open_notebook(NOTEBOOK).run(until=WAITED)
     assert exactly_three_jobs_paid_once(sandbox)
 
 
@@ -33,7 +35,7 @@ def test_a_passing_fault_goes_unnoticed_when_reading(sandbox, open_notebook, kin
 def test_a_fault_while_submitting_never_submits_twice(sandbox, open_notebook, kind):
     # The first POST asks for validation only; the second one submits.
     sandbox.traffic.fail(kind, service="hyp3", method="POST", path="^/jobs$", skip=1, seconds=0.2)
-    open_notebook(NOTEBOOK).run()
+    open_notebook(NOTEBOOK).run(until=WAITED)
     assert exactly_three_jobs_paid_once(sandbox)
 
 
@@ -59,9 +61,9 @@ def test_a_lasting_fault_ends_with_advice_and_the_next_run_carries_on(
     method, path = REQUESTS[where]
     sandbox.traffic.fail(kind, service="hyp3", method=method, path=path, times=1000, seconds=0)
     with pytest.raises(error, match=advice):
-        open_notebook(NOTEBOOK).run()
+        open_notebook(NOTEBOOK).run(until=WAITED)
     sandbox.traffic.heal()
-    open_notebook(NOTEBOOK).run()
+    open_notebook(NOTEBOOK).run(until=WAITED)
     assert exactly_three_jobs_paid_once(sandbox)
 
 

@@ -185,21 +185,20 @@ def test_an_env_file_of_the_published_tutorial_works_unchanged(sandbox, open_not
     assert "MSIL2A" in session["items"][0]["ProcessedName"]
 
 
-@pytest.mark.parametrize("stop", range(1, 21))
-def test_killed_after_any_cell_it_carries_on(sandbox, open_notebook, stop):
-    open_notebook(NOTEBOOK).run(cells=stop)
-    finished = open_notebook(NOTEBOOK).run()
+def test_killed_after_any_cell_it_carries_on(sandbox, open_notebook):
+    for cells, _ in enumerate(open_notebook(NOTEBOOK).cells, 1):  # each time it gets one cell further, and dies
+        finished = open_notebook(NOTEBOOK).run(cells)
     assert len(orders(sandbox)) == 1 and len(finished["roots"]) == 1
 
 
 def test_cleans_up_exactly_what_it_wrote(sandbox, open_notebook, harvest_s3, tmp_path):
     harvest_s3.create_bucket(Bucket="my-harvest")
     harvest_s3.put_object(Bucket="my-harvest", Key="dedl-data-harvest-first-order/mine.txt", Body=b"mine")
-    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest", clean_up=True).run(cells=12)
+    session = open_notebook(NOTEBOOK, storage="PRIVATE", bucket="my-harvest", clean_up=True).run(cells=13)
     mine = session["folder"] / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    for cell in session.cells[12:]:
+    for cell in session.cells[13:]:
         session.execute(cell.source)
     assert list(keys(harvest_s3, "my-harvest")) == ["dedl-data-harvest-first-order/mine.txt"]
     assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
@@ -210,7 +209,7 @@ def test_cleans_up_exactly_what_it_wrote(sandbox, open_notebook, harvest_s3, tmp
 def test_clean_up_withdraws_what_is_still_queued(sandbox, open_notebook, monkeypatch):
     products = [TILE.format(tile) for tile in ("47VLH", "47VMH", "47VLJ")]
     monkeypatch.setattr(sandbox.hook.processor, "queued", timedelta(hours=1))
-    session = open_notebook(NOTEBOOK, products=products).run(cells=9)
+    session = open_notebook(NOTEBOOK, products=products).run(cells=10)
     session.execute("gone = recipe.clean_up(state, hook, settings)")
     assert session["gone"]["cancelled"] == 1
     session.execute("items, _ = recipe.wait(order_id, hook, deadline=5, first=0.1)")
@@ -222,7 +221,7 @@ def test_clean_up_withdraws_what_is_still_queued(sandbox, open_notebook, monkeyp
     [
         (
             {"storage": "SOMEWHERE", "source_type": "DISK"},
-            ["neither TEMPORARY nor PRIVATE", "neither DESP nor EXTERNAL"],
+            ["storage: expected one of empty, TEMPORARY or PRIVATE", "source_type: expected one of"],
         ),
         ({"storage": "PRIVATE"}, ["storage PRIVATE needs a bucket of yours", "HOOK_OUTPUT_BUCKET"]),
         ({"products": [PRODUCT, ""]}, ["product 2 is empty"]),
@@ -278,10 +277,10 @@ def test_damaged_files_are_named_with_what_to_do_and_healed_by_it(sandbox, open_
 
 
 def test_an_order_that_ends_without_items_is_no_success(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK).run(cells=10)
+    session = open_notebook(NOTEBOOK).run(cells=11)
     session.execute("items = []; done = []")
     with pytest.raises(AssertionError, match=r"1 of 1 products did not come.*the order ended without it"):
-        for cell in session.cells[10:]:
+        for cell in session.cells[11:]:
             session.execute(cell.source)
 
 
@@ -300,18 +299,6 @@ def test_a_run_that_ordered_something_else_is_refused(sandbox, open_notebook):
     with pytest.raises(Exception, match=r"ordered something else already.*choose another run_id"):
         open_notebook(NOTEBOOK, products=[TILE.format("47VMH")]).run()
     assert len(orders(sandbox)) == 1
-
-
-def test_exercises_have_solutions_that_work(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK).run()
-    solutions = re.findall(r"<details>.*?```python\n(.*?)```.*?</details>", session.text, re.DOTALL)
-    assert len(solutions) == 4
-    for solution in solutions:
-        session.execute(solution)
-    assert [item["Status"].lower() for item in session["three"]] == ["completed"] * 3
-    assert len(session["mine"]) > 30
-    assert "MSIL2A" in session["corrected"][0]["ProcessedName"]
-    assert sorted(item["Status"].lower() for item in session["mixed"]) == ["completed", "failed"]
 
 
 def kill_after(command: list[str], env: dict, cells: int, seconds: float) -> None:

@@ -1,7 +1,6 @@
 """Notebook 1, run for real: what is in the bucket afterwards, and what a second run adds to it."""
 
 import json
-import re
 
 import pytest
 
@@ -67,17 +66,16 @@ def test_changed_jobs_are_new_jobs_and_only_those(sandbox, open_notebook):
     assert len(again["batch"]) == 3
 
 
-@pytest.mark.parametrize("stop", range(1, 24))
-def test_killed_after_any_cell_it_carries_on(sandbox, open_notebook, stop):
-    open_notebook(NOTEBOOK).run(cells=stop)
-    finished = open_notebook(NOTEBOOK).run()
+def test_killed_after_any_cell_it_carries_on(sandbox, open_notebook):
+    for cells, _ in enumerate(open_notebook(NOTEBOOK).cells, 1):  # each time it gets one cell further, and dies
+        finished = open_notebook(NOTEBOOK).run(cells)
     assert len(sandbox.hyp3.jobs) == 3
     assert sandbox.hyp3.user("sandbox-user")["remaining_credits"] == 8000 - 27
     assert len(finished["done"]) == 2
 
 
 def test_keeps_the_statements_of_others(sandbox, open_notebook, s3):
-    session = open_notebook(NOTEBOOK).run(cells=6)
+    session = open_notebook(NOTEBOOK).run(cells=7)
     theirs = {
         "Sid": "TLS only",
         "Effect": "Deny",
@@ -102,7 +100,7 @@ def test_scope_keeps_hyp3_out_of_the_rest(sandbox, open_notebook):
 
 
 def test_cleans_up_exactly_what_it_added(sandbox, open_notebook, s3):
-    open_notebook(NOTEBOOK).run(cells=6)
+    open_notebook(NOTEBOOK).run(cells=7)
     s3.put_object(Bucket=BUCKET, Key="HyP3/mine.txt", Body=b"mine")
     open_notebook(NOTEBOOK, clean_up=True).run()
     assert list(objects(sandbox)) == ["HyP3/mine.txt"]
@@ -162,15 +160,3 @@ def test_more_than_200_jobs_go_in_chunks(sandbox, open_notebook):
     assert len(sandbox.hyp3.jobs) == 205
     assert len(sandbox.traffic.received("hyp3", "POST", "^/jobs$")) == 4  # two to validate, two to submit
     sandbox.hyp3.processor._due.clear()
-
-
-def test_exercises_have_solutions_that_work(sandbox, open_notebook):
-    session = open_notebook(NOTEBOOK).run()
-    solutions = re.findall(r"<details>.*?```python\n(.*?)```.*?</details>", session.text, re.DOTALL)
-    assert len(solutions) == 3
-    for solution in solutions:
-        session.execute(solution)
-    assert session["lost"][0].failed() and session["lost"][0].files is None
-    assert len(session["both"]["Statement"]) == 3
-    with pytest.raises(Exception, match=r"4 problems"):
-        session["recipe"].check([session["bad"]])

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import nbformat
 import pytest
 import xarray as xr
 import yaml
@@ -14,7 +13,7 @@ from helpers.conversion import here
 from helpers.conversion.comparing import compare, pairs
 from helpers.sandbox.safe_products import write_safe
 
-from ..conftest import NOTEBOOKS, PROJECT
+from ..conftest import NOTEBOOKS
 
 NAME = "5_safe_to_zarr.ipynb"
 PARAMETERS = NOTEBOOKS / "parameters"
@@ -110,28 +109,6 @@ def test_a_plain_script_needs_no_guard(tmp_path, environment):
     run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == "outcome converted" and run.stdout.count("outcome") == 1
-
-
-@pytest.mark.slow
-def test_the_exercises_can_be_solved(sandbox, storage, environment, prefect, tmp_path):
-    from helpers import runner
-
-    notebook = nbformat.read(NOTEBOOKS / NAME, as_version=4)
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    solutions = re.findall(r"<details><summary>Solution</summary>\s+```python\n(.*?)```", text, re.DOTALL)
-    assert len(solutions) == 4
-    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions]
-    path = tmp_path / NAME
-    nbformat.write(notebook, path)
-    env = environment | prefect | {"PYTHONPATH": str(PROJECT)}
-    run = runner.run(path, {"overviews": False}, output=tmp_path / "out.ipynb", deadline=400, env=env)
-    assert run.outcome == "ok", run.error
-    names = {collection: sorted(items) for collection, items in sandbox.catalog.items.items() if items}
-    assert {name: len(items) for name, items in names.items()} == {
-        "sandboxuser_sentinel-zarr": 4,  # the example, Sentinel-1, and two of three tiles
-        "sandboxuser_exercise": 1,
-    }
-    assert not [key for key in stored(storage) if "-staging/" in key]
 
 
 @pytest.mark.parametrize("wrong, said", [

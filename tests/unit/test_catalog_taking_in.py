@@ -96,7 +96,7 @@ def test_what_the_others_left_is_known_from_their_notes(folder, settings, s3):
     assert found.pop(f"{folder}/{SAFE}") == "notebook 2"
     assert found.pop(f"{folder}/deep/a.zarr") in ("notebook 4", "notebook 5")
     assert set(found.values()) == {"notebook 4"}
-    other = taking_in._of_rspy(settings)
+    other = taking_in.of_rspy(settings)
     assert other.aws_access_key_id == settings.rspy_s3_access_key != settings.aws_access_key_id
 
 

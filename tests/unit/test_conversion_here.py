@@ -416,7 +416,7 @@ def test_a_second_run_converts_nothing_and_says_so(made):
     before, lines = everything(made / "ours"), list[str]()
     done = here.convert_many([safe(made, name) for name in ALL], made / "ours", show=lines.append)
     assert [one.outcome for one in done] == ["present"] * len(ALL)
-    assert lines == [f"{name}: present" for name in ALL]
+    assert [line.partition("  ")[2] for line in lines] == [f"{name}: present" for name in ALL]
     assert [one.item for one in done] == [one["item"] for one in json.loads((made / "done.json").read_text())]
     assert everything(made / "ours") == before
 
@@ -482,7 +482,7 @@ def test_what_cannot_be_converted_is_named_and_stops_nothing_else(made, tmp_path
     assert (
         reasons[4] == f"{tmp_path}/nowhere: no folder, no archive (.zip, .tar, .tgz, .tar.gz), and no s3:// URL of one"
     )
-    assert len(lines) == 6
+    assert len([line for line in lines if not line.endswith(": convert")]) == 6
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == [f"{L1C}.json", f"{L1C}.zarr"]
     with pytest.raises(Rejected, match=r"(?s)missing.zip was not converted: .*_B03_10m"):
         here.convert(missing, tmp_path / "to", show=quiet)

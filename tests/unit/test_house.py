@@ -43,7 +43,7 @@ NOT_ON_CONDA_FORGE: set[str] = {
     "stac-fastapi-pgstac",
 }
 #: What conda has and no wheel does: the database of notebook 6.
-ONLY_FROM_CONDA = {"postgresql", "postgis"}
+ONLY_FROM_CONDA = {"postgresql", "postgis", "nbgitpuller"}
 
 #: Modules that helpers/ may import although pyproject.toml names only the package that brings them along.
 COMES_WITH = {
@@ -233,11 +233,19 @@ def test_every_listed_target_exists_and_sets_up_first():
         assert "bootstrap.py" in done.stdout.split(".venv/bin/python -m")[0], target
 
 
+def test_only_the_tests_bring_a_browser():
+    assert "bootstrap.py --browser" in make("-n", "test").stdout
+    for target in ("setup", "demo", "lab"):
+        assert "--browser" not in make("-n", target).stdout, target
+
+
 def test_ci_sets_up_says_its_python_and_passes_the_exit_code_on(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-    script(tmp_path / "bin/make", 'echo "$1" >> calls', 'if [ "$1" = test ]; then cat; exit 7; fi')
+    script(
+        tmp_path / "bin/make", 'echo "$1 browser $RECIPES_BROWSER" >> calls', 'if [ "$1" = test ]; then cat; exit 7; fi'
+    )
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
     done = subprocess.run(
@@ -249,7 +257,8 @@ def test_ci_sets_up_says_its_python_and_passes_the_exit_code_on(tmp_path):
         text=True,
     )
     assert done.returncode == 7
-    assert (tmp_path / "calls").read_text().split() == ["setup", "test"]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["setup browser required", "test browser required"]
     assert f"Python: {sys.version.split()[0]}" in done.stdout
     assert "must not arrive" not in done.stdout
 
@@ -520,3 +529,63 @@ def test_postgis_is_left_when_asked_and_fits_the_server_that_is_here(bootstrap, 
         (tmp_path / f"lib/{version}/bin/postgres").touch()
     monkeypatch.setattr(bootstrap, "SERVERS", str(tmp_path / "lib/*/bin/postgres"))
     assert bootstrap.postgis_command()[-1] == "postgresql-17-postgis-3"
+
+
+# bootstrap.py and the browser of the tests
+
+
+@pytest.fixture
+def browserless(bootstrap, tmp_path, monkeypatch):
+    """The same machine without a browser; apt-get brings one that runs, or none when `offline` is there."""
+    ours = tmp_path / "bin/chromium-of-the-tests"
+    script(
+        tmp_path / "bin/apt-get",
+        f'echo "$@" >> "{tmp_path}/apt.log"',
+        f'if [ -e "{tmp_path}/offline" ]; then exit 100; fi',
+        'case "$*" in *--download-only*|*update*) exit;; esac',
+        f"printf '#!/bin/sh\\necho Chromium 150.0\\n' > '{ours}'; chmod +x '{ours}'",
+    )
+    monkeypatch.delenv("RECIPES_INSTALL_CHROMIUM", raising=False)
+    monkeypatch.delenv("RECIPES_CHROMIUM", raising=False)
+    monkeypatch.setattr(bootstrap, "BROWSERS", [ours.name])
+    monkeypatch.setattr(bootstrap, "BROWSER_FILES", [])
+    return bootstrap
+
+
+def test_root_on_debian_gets_a_browser_with_a_font_once(browserless, tmp_path, capfd):
+    assert browserless.find_browser() == ""
+    browserless.ensure_browser()
+    assert browserless.find_browser() == str(tmp_path / "bin/chromium-of-the-tests")
+    calls = browserless.calls().splitlines()
+    assert len(calls) == 2 and all("--no-install-recommends chromium fonts-dejavu-core" in call for call in calls)
+    assert "skipped" not in capfd.readouterr().err
+    browserless.ensure_browser()
+    assert browserless.calls().splitlines() == calls
+
+
+@pytest.mark.parametrize("why", ["offline", "user", "asked"])
+def test_without_a_browser_it_is_said_once_what_to_do(browserless, why, tmp_path, monkeypatch, capfd):
+    if why == "offline":
+        (tmp_path / "offline").touch()
+    if why == "user":
+        monkeypatch.setattr(browserless.os, "geteuid", lambda: 1000)
+    if why == "asked":
+        monkeypatch.setenv("RECIPES_INSTALL_CHROMIUM", "no")
+    browserless.ensure_browser()
+    told, calls = capfd.readouterr().err, browserless.calls()
+    assert bool(calls) == (why == "offline")
+    assert ("apt-get install" in told and "RECIPES_CHROMIUM" in told) == (why != "asked")
+    assert told.count("sudo ") == (why == "user")
+    browserless.ensure_browser()
+    assert (capfd.readouterr().err, browserless.calls()) == ("", calls)
+
+
+def test_a_browser_is_one_that_runs_and_the_users_own_choice_comes_first(browserless, tmp_path, monkeypatch):
+    script(tmp_path / "bin/chromium-of-the-tests", "echo 'get it from the shop'; exit 1")
+    assert browserless.find_browser() == ""
+    cached = script(tmp_path / "cache/chromium-1200/chrome-linux64/chrome", "echo Chromium 140.1")
+    monkeypatch.setattr(browserless, "BROWSER_FILES", [str(tmp_path / "cache/chromium-*/chrome-*/chrome")])
+    assert browserless.find_browser() == str(cached)
+    own = script(tmp_path / "own", "echo Chrome 1.2")
+    monkeypatch.setenv("RECIPES_CHROMIUM", str(own))
+    assert browserless.find_browser() == str(own)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from helpers import __main__ as main
+from helpers import checking
 from helpers.errors import FailedRemotely, NotConfigured
 from helpers.sandbox import guard, postgres
 
@@ -213,9 +213,9 @@ def test_roots_own_temporary_folder_is_not_used(tmp_path, monkeypatch):
 
 
 def test_check_says_whether_it_is_here(monkeypatch):
-    assert main._database()[0] == "ok"
+    assert checking._database()[0] == "ok"
     monkeypatch.setattr(postgres, "find", lambda: postgres.Binaries(Path("/x"), "17.1", ""))
-    state, _, detail = main._database()
+    state, _, detail = checking._database()
     assert state == "note" and "17.1, but no PostGIS" in detail and "embedded store" in detail
     monkeypatch.setattr(postgres, "find", lambda: None)
-    assert "install" in main._database()[2]
+    assert "install" in checking._database()[2]

@@ -230,7 +230,7 @@ def test_parameters_arrive_with_the_annotated_type(tmp_path, monkeypatch):
         ("dry: 1", "dry: expected bool, got 1"),
         ("ids: a", "ids: expected list[str], got 'a'"),
         ("ids: [a, no]", "ids: expected list[str], got ['a', False] (see 1); put it in quotes"),
-        ("mode: swift", "mode: expected Literal['fast', 'slow'], got 'swift'"),
+        ("mode: swift", "mode: expected one of fast or slow, got 'swift'"),
         ("limit: x", "limit: expected int | None, got 'x'"),
         ("day: 1", "day: unknown; did you mean days? known are name, days"),
         ("days: 1\ndays: 2", "given more than once: days"),

@@ -22,7 +22,7 @@ EXAMPLE = room.example()
 SECRETS = {
     name: f"secret-of-{name.lower()}"
     for field in room.Settings.model_fields
-    if room._is_secret(field) and field != "hook_additional"
+    if room.is_secret(field) and field != "hook_additional"
     for name in room.names(field)
 }
 SECRETS["CATALOG_DSN"] = "postgresql://reader:secret-of-catalog_dsn@db.example.org/catalog"

@@ -1,0 +1,70 @@
+"""The form of the parameters, used as a person uses it: click, type, Tab, look."""
+
+import pytest
+import yaml
+
+from helpers.parameters import declared
+
+HYP3, HOOK = "1_hyp3_user_bucket.ipynb", "2_hook_data_harvest.ipynb"
+
+
+def in_force(notebook, parameter: str) -> str:
+    """What the setup cell's table says of a parameter, after running it."""
+    setup = notebook.with_text("notebook.setup(")
+    notebook.run(setup)
+    row = notebook.output(setup).locator("tr").filter(has=notebook.page.get_by_text(parameter, exact=True))
+    return row.locator("td, th").last.inner_text()
+
+
+@pytest.fixture
+def notebook(lab):
+    """Notebook 1, run as far as the form."""
+    notebook = lab.open(HYP3)
+    notebook.run_to("form")
+    return notebook
+
+
+def test_what_is_typed_arrives_at_the_service_and_outlasts_run_all(notebook, lab, sandbox):
+    notebook.field("job_name").click()
+    notebook.page.keyboard.press("ControlOrMeta+A")
+    notebook.page.keyboard.type("typed-by-hand")
+    notebook.page.keyboard.press("Tab")
+    notebook.row("job_name").locator(".recipes-changed").wait_for()
+    lab.screenshot()
+    notebook.run_all()
+    notebook.wait()
+    assert {job["name"] for job in sandbox.hyp3.jobs.values()} == {"typed-by-hand"}
+    assert notebook.field("job_name").input_value() == "typed-by-hand"
+    assert declared(notebook.source("parameters"))["job_name"].default == "zagros-coast", "the cell is left alone"
+
+
+def test_a_value_that_does_not_fit_is_named_and_not_used(notebook, lab):
+    field, row = notebook.field("max_credits"), notebook.row("max_credits")
+    field.fill("plenty")
+    problem = row.locator(".recipes-problem")
+    problem.wait_for()
+    assert "plenty" in problem.inner_text() and "50" in problem.inner_text()
+    problem.scroll_into_view_if_needed()
+    lab.screenshot("wrong")
+    assert in_force(notebook, "max_credits") == "50"
+    field.fill("60.5")
+    notebook.page.keyboard.press("Tab")
+    problem.wait_for(state="detached")
+    assert in_force(notebook, "max_credits") == "60.5"
+    notebook.panel.get_by_role("button", name="Back to the cell's values").click()
+    row.locator(".recipes-changed").wait_for(state="detached")
+    assert (field.input_value(), in_force(notebook, "max_credits")) == ("50", "50")
+
+
+def test_copy_as_yaml_gives_a_parameter_file(lab):
+    notebook = lab.open(HOOK)
+    notebook.run_to("form")
+    notebook.field("storage").press_sequentially("PRIV")  # JupyterLab must not take these for shortcuts of its own
+    notebook.field("create_bucket").uncheck()
+    notebook.panel.get_by_role("button", name="Copy as YAML").click()
+    notebook.panel.get_by_text("Copied to the clipboard").wait_for()
+    text = notebook.page.evaluate("() => navigator.clipboard.readText()")
+    assert yaml.safe_load(text) == {"storage": "PRIVATE", "create_bucket": False}
+    assert "python -m helpers run" in text
+    assert notebook.panel.locator(".recipes-yaml textarea").input_value() == text
+    lab.screenshot()
