@@ -225,7 +225,7 @@ CLAIMS = {
     },
     "2_hook_data_harvest": {
         "Three at once": lambda session, _: states_of(session["three"]) == ["completed"] * 3,
-        "Your own bucket": lambda session, _: len(session["mine"]) > 30,
+        "Your own bucket": lambda session, _: len(session["delivered"]) > 30,
         "Another workflow": lambda session, _: "MSIL2A" in session["corrected"][0]["ProcessedName"],
         "One that cannot work": mended_order,
     },

@@ -247,6 +247,7 @@ def seen(site, pages, chromium) -> dict:
             tab.goto(f"{start}search.html?q=policy")
             tab.wait_for_selector("#search-results li a")
             met["hits"][way] = tab.locator("#search-results li a").all_inner_texts()
+            tab.wait_for_load_state("networkidle")  # it still fetches lines of what it found
         browser.close()
     return met
 

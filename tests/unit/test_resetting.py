@@ -9,7 +9,7 @@ from helpers import hyp3, objectstore, resetting
 from helpers import settings as room
 from helpers.state import RunState
 
-SECRET = "a-token-of-nobody"
+SECRET = "a-token-of-nobody"  # pragma: allowlist secret
 
 
 @pytest.fixture
