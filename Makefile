@@ -38,7 +38,7 @@ site: setup $(MADE)  ## the executed notebooks and the docs as a web site, to ou
 	rm -rf outputs/site && mv outputs/.site/html outputs/site
 	@echo "The web site: outputs/site/index.html"
 
-$(MADE): $(NOTEBOOKS)
+$(MADE): $(NOTEBOOKS) $(wildcard helpers/*.py helpers/*/*.py)
 	$(MAKE) --no-print-directory demo
 
 test: BOOTSTRAP := --browser

@@ -12,6 +12,7 @@ RECIPES_INSTALL_CHROMIUM=no leave them.
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TOOLS, VENV_PYTHON, STAMP = ROOT / ".tools", ROOT / ".venv/bin/python", ROOT / ".venv/.setup"
+LAB_SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 PYPROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 SUPPORTED = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT.read_text(encoding="utf-8"))
 ASK = (  # in a venv, name the interpreter behind it: that venv may be the one about to be replaced
@@ -188,6 +190,10 @@ def install(rebuild):
     run(uv, "pip", "sync", *into, "--require-hashes", *bytecode, str(CONSTRAINTS))
     # hatchling is in constraints.txt and installed by now: no isolated build that fetches an unpinned one.
     run(uv, "pip", "install", *into, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    # On its first day JupyterLab asks whether it may fetch news from the network, and covers the page with it.
+    lab = STAMP.parent / "share/jupyter/lab/settings"
+    lab.mkdir(parents=True, exist_ok=True)
+    (lab / "overrides.json").write_text(json.dumps(LAB_SETTINGS, indent=1) + "\n", encoding="utf-8")
     STAMP.write_text(look()[2], encoding="utf-8")
 
 

@@ -149,7 +149,12 @@ def sandbox(argv: list[str]) -> int:
         if options.port and f":{options.port}" not in running["url"]:
             print(f"It does not listen on port {options.port}; stop it first to have one there.", file=sys.stderr)
             return 1
-        return _beside(options.command, threading.Event()) if options.command else 0
+        if not options.command:
+            return 0
+        print("It ends with that process; notebooks then start sandboxes of their own.", flush=True)
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        return _beside(options.command, stop)
     if options.reset:
         print("No sandbox is running; the next one starts in its initial state anyway.", file=sys.stderr)
         return 1

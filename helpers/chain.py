@@ -5,11 +5,10 @@ shown as that. Above the recipes' rooms, as the command line is: it may use them
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from posixpath import commonpath
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -37,6 +36,8 @@ SIGNS = {
 }
 #: Objects of one place, or items of one collection, that are counted; more are "at least" so many.
 MOST = 10_000
+#: Folders of a bucket that are asked for one by one.
+FEW = 20
 
 #: State and facts.
 Found = tuple[str, str]
@@ -67,8 +68,8 @@ def check(steps: Iterable[str], places: Iterable[str], answer_within: float) -> 
         for place in places
         if not place.strip() or ("://" in place and not (place.startswith("s3://") and urlsplit(place).netloc))
     ]
-    if not answer_within > 0:
-        problems.append(f"answer_within: {answer_within:g} is no time to wait")
+    if not 0 < answer_within <= 3600:  # an hour: nobody waits longer, and threads cannot wait for ever
+        problems.append(f"answer_within: {answer_within:g} is no time to wait; use a number above 0, at most 3600")
     if problems:
         raise Rejected.because("The chain cannot be looked at", problems)
 
@@ -173,7 +174,7 @@ def _left_by(notebook: str, on_disk: bool) -> Callable[[Settings], Found]:
     def how(settings: Settings) -> Found:
         from . import catalog
 
-        there = [(at, where) for who, at, where in catalog.noted(settings, "chain") if who == f"notebook {notebook}"]
+        there = [(at, where) for who, at, where in catalog.noted(settings) if who == f"notebook {notebook}"]
         return _stored([(at, where) for at, where in there if at.startswith("s3://") != on_disk])
 
     return how
@@ -203,19 +204,22 @@ def _files(path: Path) -> dict[str, int]:
 
 
 def _objects(s3: Any, bucket: str, prefixes: list[str]) -> dict[str, int]:
-    """Sizes by address; one listing of what the prefixes have in common, and none of a bucket that is not there."""
-    most = {"MaxItems": MOST}
-    pages = s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=commonpath(prefixes), PaginationConfig=most
-    )
-    try:
-        listed = {o["Key"]: o["Size"] for page in pages for o in page.get("Contents", [])}
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchBucket":
-            return {}
-        raise
+    """Sizes by address, of :data:`MOST` objects at most; none of a bucket that is not there."""
     ours = tuple(f"{prefix}/" if prefix else "" for prefix in prefixes)
-    return {f"s3://{bucket}/{key}": size for key, size in listed.items() if key in prefixes or key.startswith(ours)}
+    # A request for each is too many where every job has a folder of its own: then for the folders that these are in.
+    asked = set(prefixes) if len(prefixes) <= FEW else {prefix.rpartition("/")[0] for prefix in prefixes}
+    sizes: dict[str, int] = {}
+    try:
+        for prefix in sorted(asked):
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                keys = ((o["Key"], o["Size"]) for o in page.get("Contents", []))
+                sizes |= {f"s3://{bucket}/{k}": size for k, size in keys if k in prefixes or k.startswith(ours)}
+                if len(sizes) >= MOST:
+                    return sizes
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchBucket":
+            raise
+    return sizes
 
 
 # --- converted and catalogued ---
@@ -228,12 +232,12 @@ def _converted(settings: Settings) -> Found:
 
     server = services.connect(settings)
     http.harden(server.session, retries=1)
-    items = []
-    for collection in server.session.get(f"{server.catalog}/collections").json()["collections"]:
+    items: list[dict] = []
+    for collection in _pages(server.session, f"{server.catalog}/collections", "collections"):
         name = collection["id"].removeprefix(f"{server.owner}_")
         if name != collection["id"]:
             address = f"{server.catalog}/collections/{server.owner}:{name}/items?limit=100"
-            items += server.session.get(address).json()["features"]
+            items += islice(_pages(server.session, address, "features"), MOST - len(items))
     if not items:
         return "nothing yet", "no items in your collections"
     places = {asset["href"] for item in items for asset in item["assets"].values()}
@@ -250,7 +254,7 @@ def _catalogued(settings: Settings) -> Found:
     # A sandbox's catalogue is started by whoever needs it, and looking at it is no need.
     if settings.backend == "sandbox" and not catalogue_runs(str(settings.sandbox_url), settings.sandbox_user):
         return "nothing yet", "no catalogue runs"
-    collections = sorted(one["id"] for one in session.get(f"{url}/collections").json()["collections"])
+    collections = sorted(one["id"] for one in _pages(session, f"{url}/collections", "collections"))
     items = 0
     for name in collections:
         about = session.get(f"{url}/search", params={"collections": name, "limit": 1}).json()
@@ -260,6 +264,18 @@ def _catalogued(settings: Settings) -> Found:
     if not items:
         return "nothing yet", f"no items in {_number(len(collections), 'collection')}"
     return "there", f"{_number(items, 'item')} in {_number(len(collections), 'collection')}: {', '.join(collections)}"
+
+
+def _pages(session: requests.Session, address: str, key: str) -> Iterator[dict]:
+    """What a STAC API lists there, page by page."""
+    seen: set[str] = set()
+    while address and address not in seen:
+        seen.add(address)
+        page = session.get(address).json()
+        yield from page[key]
+        following = (link.get("href", "") for link in page.get("links", []) if link.get("rel") == "next")
+        # The session's credentials go to nobody else.
+        address = next((one for one in following if urlsplit(one).netloc == urlsplit(address).netloc), "")
 
 
 def _number(count: int, what: str) -> str:

@@ -1,6 +1,6 @@
 """What works on this machine, what is configured and what is missing: for the command line and for notebook 0.
 
-Names of settings are told, never their values; nothing is sent anywhere.
+Names of settings are told, never their values; nothing is sent to any service of the recipes.
 """
 
 import os

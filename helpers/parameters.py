@@ -19,7 +19,7 @@ _LITERALS = ("str", "int", "float", "bool", "list", "dict")
 # In the comment of a text parameter: "one of: A (what A means), B; empty: what is taken then".
 _ONE_OF = re.compile(r"\bone of: ([^;]+)")
 _CHOICE = re.compile(r"([\w.-]+)(?: \(([^()]*)\))?")
-_IF_EMPTY = re.compile(r'(?:\bempty|""): ([^;]+)')
+_IF_EMPTY = re.compile(r'(?:\bempty|""): (.+?)(?=; one of: |$)')
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Parameter:
     comment: str = ""  #: meaning and unit, as they stand behind the value
     default: Any = None  #: the value in the cell; None if it is not a literal
     choices: tuple = ()  #: the accepted values, where there are but a few
+    expression: str = ""  #: what the cell computes the value from, if that is not a literal: only the cell knows it
 
     @property
     def accepted(self) -> str:
@@ -99,13 +100,16 @@ def declared(source: str) -> dict[str, Parameter]:
                 written = ""
             case _:
                 continue
-        default = None
-        with suppress(ValueError, TypeError):
+        default, expression = None, ""
+        try:
             default = ast.literal_eval(value) if value else None
+        except (ValueError, TypeError):
+            expression = ast.unparse(value)
         if not written:
             kind = type(default if default is not None else value).__name__
             written = kind if kind in _LITERALS else "Any"
-        known[name] = _parameter(name, written, comments.get(line.lineno, comments.get(line.end_lineno, "")), default)
+        comment = comments.get(line.lineno, comments.get(line.end_lineno, ""))
+        known[name] = _parameter(name, written, comment, default, expression)
     return known
 
 
@@ -115,7 +119,7 @@ def _comments(source: str) -> dict[int, str]:
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
-def _parameter(name: str, annotation: str, comment: str = "", default: Any = None) -> Parameter:
+def _parameter(name: str, annotation: str, comment: str, default: Any, expression: str) -> Parameter:
     choices: tuple = ()
     kind: Any = annotation
     if annotation == "str" and (found := _ONE_OF.search(comment)):
@@ -129,4 +133,4 @@ def _parameter(name: str, annotation: str, comment: str = "", default: Any = Non
         raise ValueError(f"parameter {name}: the type {annotation} is not supported") from None
     if adapter.core_schema["type"] == "literal":
         choices = tuple(adapter.core_schema["expected"])
-    return Parameter(annotation, adapter, comment, default, choices)
+    return Parameter(annotation, adapter, comment, default, choices, expression)

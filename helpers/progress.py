@@ -152,8 +152,8 @@ def told(
 ) -> Iterator[Progress]:
     """``show`` as a :class:`Progress` that is told of beginning and end; as ``lines``, if it shows lines only."""
     progress = show if isinstance(show, Progress) else lines(show)
-    progress.begin(files, size)
     try:
+        progress.begin(files, size)
         yield progress
     except BaseException as error:
         progress.end(error)

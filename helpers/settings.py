@@ -692,13 +692,15 @@ def _sandbox_environment(settings: Settings) -> dict[str, str]:
     user = settings.sandbox_user
     if settings.sandbox_url:
         url = str(settings.sandbox_url)
-        if (found := _ask(url, user)) is None:
+        if (found := _ask(url, user, "RECIPES_SANDBOX_URL")) is None:
             raise NotConfigured(
                 f"No sandbox answers at {url} (RECIPES_SANDBOX_URL). Start one with `python -m helpers sandbox`,"
                 " or remove the setting to have one started inside the notebook."
             )
         return found
-    if (noted := _noted_sandbox(settings.state_dir)) and (found := _ask(noted["url"], user)):
+    noted = _noted_sandbox(settings.state_dir)
+    # One that is there and does not answer is not replaced: what was done in it would be missing in the new one.
+    if noted and (found := _ask(noted["url"], user, f"process {noted['pid']}")):
         return found
     from .sandbox import start
 
@@ -721,9 +723,12 @@ def _bypass_proxies(url: str) -> None:
 
 
 def running_sandbox(state_dir: Path) -> dict | None:
-    """The sandbox that `python -m helpers sandbox` runs (url, pid), if it still answers; ``None`` otherwise."""
+    """The sandbox that `python -m helpers sandbox` runs (url, pid), answering or busy; ``None`` if there is none."""
     noted = _noted_sandbox(state_dir)
-    return noted if noted and _ask(noted["url"]) else None
+    try:
+        return noted if noted and _ask(noted["url"]) else None
+    except TimedOut:
+        return noted
 
 
 def _noted_sandbox(state_dir: Path) -> dict | None:
@@ -775,11 +780,29 @@ def catalogue_runs(url: str, user: str | None = None) -> bool:
         raise TimedOut(f"The sandbox at {url} does not answer. Is it running?") from None
 
 
-def _ask(url: str, user: str | None = None) -> dict[str, str] | None:
-    """What the sandbox's settings are for ``user``; None when none answers there."""
+#: Seconds until a sandbox has to be reached, and to have answered: thirty people may ask one at the same time.
+REACHED, ANSWERED = 5, 30
+
+
+def _ask(url: str, user: str | None = None, known_by: str = "") -> dict[str, str] | None:
+    """What the sandbox's settings are for ``user``; None when there is none: nobody listens, or somebody else answers.
+
+    Raises
+    ------
+    NotConfigured
+        Nobody can be called that.
+    TimedOut
+        Somebody listens, and does not answer; ``known_by`` says in the message how we know the address.
+    """
     try:
-        answer = _session().get(f"{url.rstrip('/')}/environment", params={"user": user}, timeout=5)
+        answer = _session().get(f"{url.rstrip('/')}/environment", params={"user": user}, timeout=(REACHED, ANSWERED))
         told = answer.json()
+    except requests.Timeout:
+        raise TimedOut(
+            f"The sandbox at {url} ({known_by}) does not answer in {ANSWERED} s: it is busy, it hangs, or it cannot be"
+            " reached from here. Nothing was started in its place. Run this again; if it stays so, end that sandbox"
+            " and start it again with `python -m helpers sandbox`: it begins empty."
+        ) from None
     except (requests.RequestException, ValueError):
         return None
     if answer.status_code == 400:

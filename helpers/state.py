@@ -62,8 +62,7 @@ class RunState:
 
     def of_all_runs(self, key: str) -> list[Any]:
         """What every run of this recipe remembers under ``key``."""
-        runs = (self._read(path) for path in self.path.parent.glob("*.json"))
-        return [run[key] for run in runs if key in run]
+        return _of_all_runs(self.path.parent, key)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -86,3 +85,13 @@ class RunState:
             return json.loads(path.read_text())
         except FileNotFoundError:
             return {}
+
+
+def of_all_runs(settings: Settings, recipe: str, key: str) -> list[Any]:
+    """What every run of a recipe at this service remembers under ``key``, for who only looks: nothing is made."""
+    return _of_all_runs(settings.state_dir / settings.service_name(recipe) / recipe, key)
+
+
+def _of_all_runs(folder: Path, key: str) -> list[Any]:
+    runs = (RunState._read(path) for path in folder.glob("*.json"))
+    return [run[key] for run in runs if key in run]

@@ -59,8 +59,8 @@ class Watcher:
 def watched(show: Callable[[str], object], finished: Iterable[str], deadline: float | None = None) -> Iterator[Watcher]:
     """``show`` as a :class:`Watcher` that is told of beginning and end."""
     watcher = show if isinstance(show, Watcher) else Watcher(show)
-    watcher.begin(finished, deadline)
     try:
+        watcher.begin(finished, deadline)
         yield watcher
     except BaseException as error:  # an interrupted kernel above all
         watcher.end(error)

@@ -231,7 +231,7 @@ def run_notebook(environment, tmp_path):
     def run_it(name: str, env: dict | None = None, **parameters):
         count = len(list(tmp_path.glob("*.ipynb")))
         output = tmp_path / f"{Path(name).stem}-{count}.ipynb"
-        return runner.run(NOTEBOOKS / name, parameters, output=output, deadline=120, env=environment | (env or {}))
+        return runner.run(NOTEBOOKS / name, parameters, output=output, deadline=300, env=environment | (env or {}))
 
     return run_it
 

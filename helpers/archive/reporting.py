@@ -25,6 +25,8 @@ def summary(
     nothing = bool(plan.files) and not plan.wanted and not contested
     record = {
         "target": str(plan.target) if isinstance(plan.target, Path) else plan.target.address,
+        # Whose products they are: `python -m helpers reset` removes archives only of those that a sandbox made up.
+        "service": plan.source.settings.service_name("hyp3"),
         "began": plan.now.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": plan.counts(),

@@ -9,7 +9,7 @@ import pystac
 from .. import objectstore, safe
 from ..errors import RecipeError, Rejected
 from ..settings import PROJECT, Settings
-from ..state import RunState
+from ..state import of_all_runs
 from .places import Missing, find
 
 #: How folders end that are a product as a whole.
@@ -134,14 +134,14 @@ def extent(items: list[pystac.Item], known: dict | None = None) -> pystac.Extent
     return pystac.Extent(spatial, pystac.TemporalExtent([times]))
 
 
-def left_here(settings: Settings, run_id: str) -> list[Product]:
+def left_here(settings: Settings) -> list[Product]:
     """What notebooks 1 to 5 made at this service and left: in buckets, on this disk, in RS-PYTHON's storage.
 
     Known from what their runs noted (:class:`helpers.state.RunState`, the records of archives); what is gone since is
     left out.
     """
     found: dict[str, Product] = {}
-    for origin, address, where in noted(settings, run_id):
+    for origin, address, where in noted(settings):
         try:
             below = products(address, where)
         except (Missing, Rejected):
@@ -150,28 +150,31 @@ def left_here(settings: Settings, run_id: str) -> list[Product]:
     return list(found.values())
 
 
-def noted(settings: Settings, run_id: str) -> list[tuple[str, str, Settings]]:
+def noted(settings: Settings) -> list[tuple[str, str, Settings]]:
     """Where the runs of notebooks 1 to 5 put something: notebook, address, and the settings to read it with.
 
     What is there now is not looked at.
     """
     noted: dict[tuple[str, str], Settings] = {}
-    for written in RunState(settings, "hyp3", run_id).of_all_runs("written"):
+    for written in of_all_runs(settings, "hyp3", "written"):
         for bucket, keys in written.items():
             folders = {key.rpartition("/")[0] for key in keys}
             noted |= {("notebook 1", f"s3://{bucket}/{folder}".rstrip("/")): settings for folder in folders}
-    for written in RunState(settings, "hook", run_id).of_all_runs("written"):
+    for written in of_all_runs(settings, "hook", "written"):
         noted |= {("notebook 2", path): settings for path in written.get("paths", [])}
+    here = settings.service_name("hyp3")
     for summary in sorted((settings.output_dir / "archive").glob("*/*/summary.json")):
-        target = json.loads(summary.read_text()).get("target", "")
+        record = json.loads(summary.read_text())
+        if record.get("service", here) != here:
+            continue  # of a live service, or of a sandbox that is gone
+        target = record.get("target", "")
         number = 3 if target.startswith("s3://") else 4
         if target:
             noted[f"notebook {number}", target] = settings
-    runs = RunState(settings, "conversion", run_id)
-    for items in runs.of_all_runs("items"):
+    for items in of_all_runs(settings, "conversion", "items"):
         published = [item["published"]["zarr"] for item in items.values() if item.get("published")]
         noted |= {("notebook 5", zarr): of_rspy(settings) for zarr in published}
-    for folder in runs.of_all_runs("folder"):
+    for folder in of_all_runs(settings, "conversion", "folder"):
         zarrs = [zarr for zarr in sorted(Path(folder).glob("*.zarr")) if not zarr.stem.endswith("-overviews")]
         noted |= {("notebook 5", str(zarr)): settings for zarr in zarrs}
     return [(origin, address, where) for (origin, address), where in noted.items()]

@@ -15,6 +15,7 @@ from traitlets import Unicode
 
 from .. import settings as settings_room
 from ..errors import NotConfigured
+from ..redaction import reveals_secret
 from ..settings import Service
 from .forms import STYLE, keyboard_for_itself, show_widget
 
@@ -80,10 +81,13 @@ class Credentials:
         def typed(change: Any) -> None:
             try:
                 secret = SecretStr(change.pop("new").strip())
-                if isinstance(entry, SecretField):
+                misplaced = reveals_secret(secret.get_secret_value(), ())
+                if isinstance(entry, SecretField) or misplaced:
                     entry.value = ""
                     if not secret:
                         return  # that was us, emptying it
+                if misplaced and not isinstance(entry, SecretField):
+                    raise NotConfigured(f"{name}: this looks like a secret, and {name} is none; not used")
                 settings_room.provide(name, secret)
                 said = f'<div class="recipes-given" role="status">&#10003; {name} is in use.</div>' if secret else ""
             except NotConfigured as error:

@@ -7,6 +7,8 @@ as the cell is changed, the cell wins.
 """
 
 import json
+import re
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -21,7 +23,7 @@ from IPython.display import Javascript, display
 
 from .. import settings as settings_room
 from ..parameters import Parameter
-from ..redaction import known_secrets, reveals_secret
+from ..redaction import known_secrets, redact, reveals_secret
 from . import front_end
 from .setting_up import fault, parameters_cell, parameters_of
 from .showing import show
@@ -77,12 +79,17 @@ def form() -> None:
     if not parameters:
         show(None, "Run the parameters cell first, then this one: the form is made from it.")
         return
-    _secrets.cache_clear()
     shell = get_ipython()
     known = _forms.get(shell)
     if known is None or known.parameters != parameters:
         _forms[shell] = _Form(shell, parameters, known)
     _forms[shell].show()
+
+
+def unfit() -> dict[str, str]:
+    """What stands in the form of this notebook and is not used, as it does not fit: the reason by name."""
+    known = _forms.get(get_ipython())
+    return {name: field.problem for name, field in known.fields.items() if field.problem} if known else {}
 
 
 def show_widget(widget: Any, on_paper: str) -> None:
@@ -115,6 +122,21 @@ def keyboard_for_itself() -> Any:
     return script
 
 
+@cache
+def _text_fields() -> tuple[type, type]:
+    """Inputs for one line and for several, of which the kernel repeats nothing: a secret may be typed by mistake."""
+    import ipywidgets
+    from traitlets import Unicode
+
+    class Line(ipywidgets.Text):
+        value = Unicode("").tag(sync=True, echo_update=False)
+
+    class Lines(ipywidgets.Textarea):
+        value = Unicode("").tag(sync=True, echo_update=False)
+
+    return Line, Lines
+
+
 class _Form:
     """The widgets, and what was typed into them."""
 
@@ -122,10 +144,19 @@ class _Form:
         import ipywidgets
 
         self.shell, self.parameters, self.outdated = shell, dict(parameters), False
+        #: What the cell made of the parameters whose value it computes: as of its last run, or of now.
+        self.given = {name: _copy(shell.user_ns.get(name)) for name, kind in parameters.items() if kind.expression}
+        #: Values that differ from the cell and came through the form, or from outside before it was there.
+        self.edits = {}
+        for name, kind in parameters.items():
+            if not kind.expression and self._differs(name) and not fault(name, kind, shell.user_ns.get(name)):
+                self.edits[name] = _copy(shell.user_ns[name])
         if before:
             before.close()
-        #: Values that differ from the cell and came through the form, or from outside before it was there.
-        self.edits = {name: deepcopy(shell.user_ns[name]) for name in parameters if self._differs(name)}
+            for name in self.given.keys() & before.given.keys():
+                self.given[name] = before.given[name]
+                if name in before.edits:
+                    self.edits[name] = before.edits[name]
         self.fields = {name: _Field(name, parameter, self) for name, parameter in parameters.items()}
         self.status = ipywidgets.HTML().add_class("recipes-status")
         self.copying = _Copying(self)
@@ -152,7 +183,7 @@ class _Form:
 
     def set(self, name: str, value: Any) -> None:
         """Put a value that fits into the variable of the notebook."""
-        self.shell.user_ns[name] = deepcopy(value)
+        self.shell.user_ns[name] = _copy(value)
         if self._differs(name):
             self.edits[name] = value
         else:
@@ -161,15 +192,22 @@ class _Form:
 
     def back(self) -> None:
         """Forget all edits: the variables and the fields have the cell's values again."""
-        self.edits.clear()
         for name, parameter in self.parameters.items():
-            self.shell.user_ns[name] = deepcopy(parameter.default)
-            self.fields[name].show(parameter.default)
+            if name in self.edits or not parameter.expression:
+                self.shell.user_ns[name] = _copy(self.in_cell(name))
+        self.edits.clear()
+        for name, field in self.fields.items():
+            field.show(self.in_cell(name))
         self.tell()
+
+    def in_cell(self, name: str) -> Any:
+        """What the cell has for a parameter or, if it is computed there, what came of it."""
+        parameter = self.parameters[name]
+        return self.given.get(name) if parameter.expression else parameter.default
 
     def in_force(self, name: str) -> Any:
         """What the form has for a parameter: typed here or, if nothing was, in the cell."""
-        return self.edits.get(name, self.parameters[name].default)
+        return self.edits.get(name, self.in_cell(name))
 
     def follow(self) -> None:
         """Let the fields show what is in force."""
@@ -184,9 +222,8 @@ class _Form:
             field.tell()
         unfit = [name for name, field in self.fields.items() if field.problem]
         said = f"{len(self.edits) or 'No'} value{'s' * (len(self.edits) != 1)} changed."
-        said += (
-            f" &#10007; Does not fit, and is not used: {', '.join(unfit)}." if unfit else " &#10003; All values fit."
-        )
+        said += " &#10003; All values fit, each by itself; the setup cell checks them together." * (not unfit)
+        said += f" &#10007; Does not fit, and the setup cell will stop: {', '.join(unfit)}." if unfit else ""
         if self.outdated:
             said += (
                 " &#8594; The parameters cell is no longer the one that this form was made from: run this cell again."
@@ -194,20 +231,32 @@ class _Form:
         self.status.value = f'<div role="status">{said}</div>'
 
     def _differs(self, name: str) -> bool:
-        return self.shell.user_ns.get(name) != self.parameters[name].default
+        return not _same(self.shell.user_ns.get(name), self.in_cell(name))
 
     def _after_cell(self, result: Any) -> None:
+        try:
+            self._follow_cell(result)
+        except Exception as error:  # noqa: BLE001 - IPython would print a traceback below every cell, for ever
+            self.status.value = (
+                f'<div role="status">&#10007; The form cannot follow this cell ({type(error).__name__}):'
+                " run the parameters cell and the form's cell again.</div>"
+            )
+
+    def _follow_cell(self, result: Any) -> None:
         """After the parameters cell: apply the edits again, unless the cell has changed. After any cell: follow it."""
         cell = parameters_of(result.info.raw_cell) if result.info and result.info.raw_cell else {}
         if cell.keys() & self.parameters.keys():
             for name in cell.keys() & self.parameters.keys():
-                if _text(cell[name], cell[name].default) != _text(self.parameters[name], self.parameters[name].default):
+                now, known = cell[name], self.parameters[name]
+                if now.expression:
+                    self.given[name] = _copy(self.shell.user_ns.get(name))
+                if (now.expression, _text(now, now.default)) != (known.expression, _text(known, known.default)):
                     self.edits.pop(name, None)
                     self.fields[name].problem = ""
                 elif name in self.edits:
-                    self.shell.user_ns[name] = deepcopy(self.edits[name])
-                if replace(self.parameters[name], default=cell[name].default) == cell[name]:
-                    self.parameters[name] = self.fields[name].parameter = cell[name]
+                    self.shell.user_ns[name] = _copy(self.edits[name])
+                if replace(known, default=now.default, expression=now.expression) == now:
+                    self.parameters[name] = self.fields[name].parameter = now
             self.outdated = cell != self.parameters  # other names, types or comments: these need other fields
         self.follow()
 
@@ -238,17 +287,17 @@ class _Field:
             return ipywidgets.Checkbox(description=name, indent=False)
         hint = f"empty: {parameter.if_empty}" if parameter.if_empty else ""
         if parameter.annotation in KINDS and "\n" not in str(parameter.default):
-            return ipywidgets.Text(description=name, placeholder=hint)
+            return _text_fields()[0](description=name, placeholder=hint)
         lines = _text(parameter, parameter.default).splitlines()
         rows = min(max(2, 1 + sum(1 + len(line) // 70 for line in lines)), 12)  # long ones are wrapped
-        return ipywidgets.Textarea(description=name, placeholder=hint, rows=rows)
+        return _text_fields()[1](description=name, placeholder=hint, rows=rows)
 
     def show(self, value: Any) -> None:
         """Put a value into the input, and take back what was wrong with the one before."""
         self._filling = True
         try:
             if self.parameter.choices:
-                self.input.value = value if value in self.parameter.choices else None
+                self.input.value = next((choice for choice in self.parameter.choices if _same(choice, value)), None)
             elif self.parameter.annotation == "bool":
                 self.input.value = value is True
             elif self.problem or not self._means(value):
@@ -260,7 +309,7 @@ class _Field:
     def _means(self, value: Any) -> bool:
         """Whether the input stands for this value already: nobody's way of writing it is changed then."""
         try:
-            return _value(self.parameter, self.input.value) == value
+            return _same(_value(self.parameter, self.input.value), value)
         except ValueError:
             return False
 
@@ -268,31 +317,41 @@ class _Field:
         if self._filling:
             return
         value, self.problem = self._read(change["new"])
+        if self.problem is A_SECRET:
+            self._filling = True
+            try:
+                self.input.value = ""
+            finally:
+                self._filling = False
         if self.problem:
             self.form.tell()
         else:
             self.form.set(self.name, value)
 
     def _read(self, typed: Any) -> tuple[Any, str]:
-        """What an input stands for, and what is wrong with it."""
+        """What an input stands for, and what is wrong with it; of a secret nothing is said but that it is one."""
+        secrets = known_secrets()
+        if isinstance(typed, str) and not self.parameter.choices and _holds_secret(typed, secrets):
+            return None, A_SECRET
         try:
             value = _value(self.parameter, typed)
         except ValueError as error:
-            return None, str(error)
-        if reveals_secret(value, _secrets()):
-            return None, "looks like a secret, and parameters are stored; put it into .env_tutorial"
+            said = str(error)
+            return None, A_SECRET if _holds_secret(said, secrets) else said
+        if reveals_secret(value, secrets):  # written so that only YAML sees it
+            return None, A_SECRET
         return value, fault(self.name, self.parameter, value) or ""
 
     def tell(self) -> None:
         """Say below the input what the parameter means, whether it was changed, and what is wrong."""
         meaning = ": ".join(filter(None, [_kind(self.parameter), self.parameter.comment]))
         lines = [f'<div class="recipes-meaning">{escape(meaning)}</div>']
-        in_cell, in_force = self.parameter.default, self.form.in_force(self.name)
+        in_cell, in_force = self.form.in_cell(self.name), self.form.in_force(self.name)
         now = self.form.shell.user_ns.get(self.name)
-        if in_force != in_cell:
+        if self.name in self.form.edits:
             said = f"&#9998; changed; in the cell: {_short(in_cell)}"
             lines.append(f'<div class="recipes-changed">{said}</div>')
-        if now != in_force:
+        if not _same(now, in_force):
             said = f"&#8594; a later cell has made of it: {_short(now)}"
             lines.append(f'<div class="recipes-later">{said}</div>')
         if self.problem:
@@ -333,10 +392,14 @@ class _Copying:
         lines = [f"# Parameters of {notebook.name}. Save this as my-parameters.yaml, then run in batch:"]
         lines += [f"#   python -m helpers run notebooks/{notebook.name} -f my-parameters.yaml"]
         edits = self.form.edits
+        unfit = [name for name, field in self.form.fields.items() if field.problem]
+        lines += [f"# NOT in here, as what was typed does not fit: {', '.join(unfit)}"] if unfit else []
         lines += [_as_yaml({name: value}) for name, value in edits.items()]
-        rest = {name: known.default for name, known in self.form.parameters.items() if name not in edits}
+        rest = {name: known for name, known in self.form.parameters.items() if name not in edits}
         lines += ["# As in the notebook:"] if rest else []
-        lines += [f"# {line}" for name, value in rest.items() for line in _as_yaml({name: value}).splitlines()]
+        for name, known in rest.items():
+            text = f"{name}: as the notebook computes it" if known.expression else _as_yaml({name: known.default})
+            lines += [f"# {line}" for line in text.splitlines()]
         return "\n".join(lines) + "\n"
 
 
@@ -362,9 +425,40 @@ _COPY = """
 _forms: WeakKeyDictionary[Any, _Form] = WeakKeyDictionary()
 
 
-@cache
-def _secrets() -> frozenset[str]:
-    return known_secrets()
+#: Of what was typed, if it must not be stored.
+A_SECRET = "looks like a secret, and parameters are stored; put it into .env_tutorial"  # noqa: S105 - words
+#: A number that YAML 1.1 takes for a text: it wants a point before, and a sign after the "e".
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _holds_secret(text: str, secrets: frozenset[str]) -> bool:
+    """Whether there is a secret in a text; a short one only if it is all of it: it may be a common word."""
+    return reveals_secret(text.strip(), secrets) or any(len(known) >= 8 and known in text for known in secrets)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same to who types them: 1 and 1.0 are, 1 and True are not. Never raises."""
+    try:
+        numbers = [type(each) in (int, float) for each in (one, other)]
+        if not all(numbers) and type(one) is not type(other):
+            return False
+        if isinstance(one, list | tuple):
+            return len(one) == len(other) and all(map(_same, one, other))
+        if isinstance(one, dict):
+            return _same(list(one), list(other)) and all(_same(one[name], other[name]) for name in one)
+        return one is other or bool(one == other)
+    except Exception:  # noqa: BLE001 - arrays and tables compare as they like
+        with suppress(Exception):
+            return repr(one) == repr(other)
+        return False
+
+
+def _copy(value: Any) -> Any:
+    """A copy, where there can be one: what a cell computes may be anything."""
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001 - of whatever kind
+        return value
 
 
 def _kind(parameter: Parameter) -> str:
@@ -395,14 +489,28 @@ def _value(parameter: Parameter, typed: Any) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise ValueError(f"expected {parameter.accepted} as YAML, {getattr(error, 'problem', '')}{where}") from None
-    return parameter.check(value)
+    try:
+        return parameter.check(value)
+    except ValueError:
+        with suppress(ValueError):
+            return parameter.check(_with_numbers(value))
+        raise
+
+
+def _with_numbers(value: Any) -> Any:
+    """A value of YAML in which texts such as 1e-3 are numbers."""
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _with_numbers(entry) for name, entry in value.items()}
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _text(parameter: Parameter, value: Any) -> str:
     """A value as one types it."""
     if parameter.annotation in KINDS:
         return str(value)
-    if value in ([], {}, None):
+    if value is None or (isinstance(value, list | dict) and not value):
         return ""
     return _as_yaml(value) if isinstance(value, list | dict) else _in_line(value)
 
@@ -421,7 +529,10 @@ def _as_yaml(value: Any) -> str:
 
 
 def _in_line(value: Any) -> str:
-    dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    try:
+        dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    except yaml.YAMLError:  # what a cell computes may be anything
+        return str(value)
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 
@@ -433,5 +544,9 @@ def _close(widget: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+    except Exception:  # noqa: BLE001 - whatever a cell has made of it
+        shown = f"({type(value).__name__})"
+    shown = redact(shown)  # a later cell may have used the name for anything
     return escape(shown if len(shown) <= 80 else f"{shown[:77]}...")

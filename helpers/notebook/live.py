@@ -7,8 +7,9 @@ what they were last stays on paper. A terminal and a plain script get lines.
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from html import escape
@@ -43,6 +44,8 @@ TRUST = 0.3
 
 #: Lines beside board and bar: the last so many.
 NOTES = 20
+#: Rows of a board at most; and characters of a picture from which on it is painted less often: all of it is sent.
+ROWS, LARGE = 100, 10_000
 COLUMNS = ("name", "state", "for", "so far (UTC)")
 MUTED = "color:var(--jp-ui-font-color2,#595959)"
 LEFT = "text-align:left;vertical-align:top"
@@ -100,6 +103,7 @@ class Live:
         self._paint, self._every, self._id = paint, every, uuid.uuid4().hex
         self._changed, self._over = threading.Event(), threading.Event()
         self._beat = LOOKED_AT if front_end.attended() else ON_PAPER
+        self._showing = threading.Lock()
         self._last = self._picture()
         display(self._last, raw=True, display_id=self._id)
         # In the context of this cell: the kernel sends what it paints as an output of this cell.
@@ -114,24 +118,36 @@ class Live:
         """Paint for the last time."""
         self._over.set()
         self._changed.set()
-        self._painter.join()
-        self._show()
+        try:
+            self._painter.join()
+        finally:  # interrupted once more: what it was last is told all the same
+            self._show()
 
     def _work(self) -> None:
-        while not self._over.wait(self._every):
+        while not self._over.wait(self._pause()):
             self._changed.wait(self._beat)
             self._changed.clear()
             if not self._over.is_set():
                 self._show()
 
+    def _pause(self) -> float:
+        """Seconds until the next picture: longer in proportion, if pictures are large."""
+        return self._every * max(1.0, len(self._last["text/html"]) / LARGE)
+
     def _show(self) -> None:
-        picture = self._picture()
-        if picture != self._last:
-            self._last = picture
-            update_display(picture, raw=True, display_id=self._id)
+        # A view that cannot be shown is no reason to stop the work, or to hide why that stopped.
+        with self._showing, suppress(Exception):
+            picture = self._picture()
+            if picture != self._last:
+                self._last = picture
+                update_display(picture, raw=True, display_id=self._id)
 
     def _picture(self) -> dict[str, str]:
-        html, plain = self._paint()
+        try:
+            html, plain = self._paint()
+        except Exception as error:  # noqa: BLE001 - of whatever kind; not its text, which nobody has checked
+            plain = f"This view cannot be drawn ({type(error).__name__}); the work is not touched by that."
+            html = f"<p>{plain}</p>"
         return {"text/html": html, "text/plain": plain}
 
 
@@ -157,6 +173,8 @@ class Board(Watcher):
         self._tell()
 
     def begin(self, finished: Iterable[str], deadline: float | None = None) -> None:
+        if self._live and self._took is None:  # nobody has said how that ended
+            self._finish("not followed to its end")
         with self._lock:
             self._forget(finished, deadline)
         self._live = self._make(self._paint, BOARD_EVERY)
@@ -178,12 +196,12 @@ class Board(Watcher):
             self._tell()
 
     def end(self, error: BaseException | None = None) -> None:
+        self._finish(_how(error))
+
+    def _finish(self, how: str) -> None:
         with self._lock:
             self._took, self._ended = time.monotonic() - self._began, datetime.now(UTC)
-            if isinstance(error, KeyboardInterrupt):
-                self._how = "interrupted; run the cell again to carry on"
-            elif error is not None:
-                self._how = "stopped, the message below says why"
+            self._how = how
         if self._live:
             self._live.end()
 
@@ -197,17 +215,34 @@ class Board(Watcher):
         with self._lock:
             rows = {item: list(changes) for item, changes in self._changes.items()}
             notes, heading = list(self._notes), self._heading()
+        rows, left = self._first(rows)
         body = "".join(self._row(item, changes) for item, changes in rows.items())
         head = "".join(f"<th scope='col' style='{LEFT}'>{name}</th>" for name in COLUMNS)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
-        more = "".join(f"<div style='{MUTED}'>{escape(note)}</div>" for note in notes)
+        more = "".join(f"<div style='{MUTED}'>{escape(note)}</div>" for note in filter(None, (left, *notes)))
         html = (
             f"<div class='recipes-board' role='group' aria-label='{escape(self.title, quote=True)}'"
             f" style='overflow-x:auto'><div><b>{escape(self.title)}</b>: {escape(heading)}</div>{table}{more}</div>"
         )
         lines = [line for _, line in sorted((c.time, _line(c, before)) for c, before in _in_pairs(rows.values()))]
         waiting = [f"{item}: {EXPECTED}" for item, changes in rows.items() if not changes]
-        return html, "\n".join([f"{self.title}: {heading}", *lines, *waiting, *notes])
+        return html, "\n".join(filter(None, [f"{self.title}: {heading}", *lines, *waiting, left, *notes]))
+
+    def _first(self, rows: dict[str, list[Change]]) -> tuple[dict[str, list[Change]], str]:
+        """The rows to show: all, or those that matter most, in their order; and how many there are beside them."""
+        if len(rows) <= ROWS:
+            return rows, ""
+        states = {item: changes[-1].state if changes else EXPECTED for item, changes in rows.items()}
+
+        def rank(item: str) -> int:
+            if states[item] in self._finished:
+                return 0 if _sign(states[item]) == BAD else 3
+            return 2 if _sign(states[item]) == WAITS else 1
+
+        shown = sorted(rows, key=rank)[:ROWS]
+        others = Counter(_words(states[item]) for item in rows.keys() - set(shown))
+        counts = ", ".join(f"{count:,} {state}" for state, count in others.most_common())
+        return {item: rows[item] for item in shown}, f"... and {others.total():,} more: {counts}"
 
     def _heading(self) -> str:
         states = [changes[-1].state if changes else EXPECTED for changes in self._changes.values()]
@@ -261,6 +296,12 @@ def _line(change: Change, before: str) -> str:
     return lines[0]
 
 
+def _how(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the cell again to carry on"
+    return "" if error is None else "stopped, the message below says why"
+
+
 def _sign(state: str) -> str:
     return SIGNS.get(state.lower(), WORKS)
 
@@ -302,6 +343,8 @@ class Bar(Progress):
         pass  # the counts say it
 
     def begin(self, files: int | None, size: int | None = None) -> None:
+        if self._live and not self.ended:  # nobody has said how that ended
+            self._finish("not followed to its end")
         super().begin(files, size)
         self._live = self._make(self._paint, PROGRESS_EVERY)
 
@@ -318,13 +361,12 @@ class Bar(Progress):
         self._changed()
 
     def end(self, error: BaseException | None = None) -> None:
+        if not self.ended:
+            self._finish(_how(error), error)
+
+    def _finish(self, how: str, error: BaseException | None = None) -> None:
         with self.lock:
-            if self.ended:
-                return
-            if isinstance(error, KeyboardInterrupt):
-                self._how = "interrupted; run the cell again to carry on"
-            elif error is not None:
-                self._how = "stopped, the message below says why"
+            self._how = how
         super().end(error)
         if self._live:
             self._live.end()

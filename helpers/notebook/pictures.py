@@ -55,6 +55,10 @@ def show_timeline(changes: list[Change]) -> None:
             colour = STATE_COLOURS.get(change.state, "#CC79A7")
             axes.barh(row, max(width, 0.01), left=begin, color=colour, height=0.55)
             bars.append((width if following else math.inf, begin, f" {change.state.lower()}"))
+        # The last state has no length of its own: a sign at its begin, filled for a good end, a cross for a bad one.
+        bad = own[-1].state.lower() in ("failed", "cancelled")
+        look = {"color": colour, "edgecolor": "black", "linewidth": 0.8, "s": 70, "zorder": 3, "clip_on": False}
+        axes.scatter([begin], [row], marker="X" if bad else "o", **look)
         for begin, label in _without_overlap(bars, (end - start).total_seconds()):
             axes.text(begin, row - 0.42, label, va="center", fontsize=7)
     axes.set(yticks=range(len(items)), yticklabels=items, xlabel="seconds since the first look")

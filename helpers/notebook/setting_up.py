@@ -15,6 +15,9 @@ from ..settings import Service, Settings
 from . import front_end
 from .showing import show, show_table
 
+#: In what is said of a value that is none of the few that are accepted.
+NO_CHOICE = ": expected one of "
+
 
 def setup(
     *needs: Service,
@@ -30,7 +33,8 @@ def setup(
     problems:
         What the recipe itself finds wrong with the parameters; reported together with the rest.
     check:
-        The same as a function of the settings, which raises one of our errors. Called if all types fit.
+        The same as a function of the settings, which raises one of our errors. Called if all types fit;
+        what it says of a parameter replaces what its comment says.
 
     Raises
     ------
@@ -41,6 +45,11 @@ def setup(
         to type in what is missing appear beneath the error.
     """
     values, faults = parameters_in_force()
+    if front_end.attended():
+        from .forms import unfit  # who typed a limit that was refused must not go on without it
+
+        own = [found.partition(":")[0] for found in faults]
+        faults += [f"{name}: in the form, {why}; correct it there" for name, why in unfit().items() if name not in own]
     faults += problems
     missing = []
     try:
@@ -53,12 +62,13 @@ def setup(
                 from . import credentials  # widgets: only where somebody can use them
 
                 credentials.ask_after_this_cell(settings.missing(*needs), needs)
-        if not faults:
+        if all(NO_CHOICE in found for found in faults):  # of the right type: the recipe can tell all that is wrong
             check(settings)
     except NotConfigured as error:
         missing.append(str(error))
     except Rejected as error:
-        faults += [line.removeprefix("  - ") for line in str(error).splitlines()[1:] or [str(error)]]
+        told = [line.removeprefix("  - ") for line in str(error).splitlines()[1:] or [str(error)]]
+        faults = [found for found in faults if not any(one.startswith(found.partition(":")[0]) for one in told)] + told
     if missing:
         raise NotConfigured("\n".join([*missing, *bullets(faults)]))
     if faults:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from threading import RLock, Thread
+from threading import Lock, RLock, Thread
 from typing import Any, Self
 from uuid import uuid4
 
@@ -135,8 +135,10 @@ class Sandbox:
         self._clients: dict[str, Any] = {}
         self.access_keys: dict[str, str | None] = {}  #: the keys that S3 checks: see `s3.make_app`
         self.people = {people.FIRST.name: people.FIRST}  #: who has been here, by name
+        self.api_keys = dict(rspy.USERS)  #: users of RS-PYTHON by API key
         self._worlds: dict[str, str] = {}  # an id for each of them
-        self._making = RLock()
+        self._making = RLock()  # for moments only: whoever comes needs it
+        self._anew = Lock()  # one beginning anew at a time; it waits for much
         self.hyp3: HyP3
         self.cluster = Cluster()  #: of the conversions; survives a reset, as it takes long to warm up
         self.catalogue: Catalogue  #: of recipe 5; its processes survive a reset as well
@@ -195,7 +197,7 @@ class Sandbox:
     def _fill(self) -> None:
         """The initial state: HyP3's content bucket, no jobs, no orders, a user with credits and roles."""
         # A new world: nobody's notes about the old one apply.
-        self._worlds = {name: uuid4().hex[:12] for name in self.people}
+        self._worlds.update({name: uuid4().hex[:12] for name in list(self.people)})
         plays, s3_url = self.deployment, self.url("s3")
         s3.create_bucket(plays.content_bucket, plays.account_id, REGION)
         s3_itself = self._s3_client("s3-itself")
@@ -238,8 +240,10 @@ class Sandbox:
         ValueError
             Nobody can be called that.
         """
+        person = people.make(name) if name else people.FIRST
+        if person.name in self.people:  # waits for nothing
+            return person
         with self._making:
-            person = people.make(name) if name else people.FIRST
             if person.name not in self.people:
                 self._let_in(person)
                 self._worlds[person.name] = uuid4().hex[:12]
@@ -271,7 +275,7 @@ class Sandbox:
         self._identities |= {key: f"{arn}{key}" for key in (person.access_key, person.harvest_key)}
         self.access_keys[person.harvest_key] = person.harvest_secret
         archive_project.offer(self.hyp3, person.name, account=person.account)
-        rspy.USERS[person.apikey] = person.owner
+        self.api_keys[person.apikey] = person.owner
         if "osam" in self.__dict__:
             self.osam.add(person.owner)
         if "identity" in self.__dict__:
@@ -317,13 +321,13 @@ class Sandbox:
     @_when_needed
     def catalog(self) -> Catalog:
         """RS-Server's, empty."""
-        return Catalog(self.osam, self._s3_client(rspy.SERVICE_USER), self.clock, self.traffic)
+        return self._knowing(Catalog(self.osam, self._s3_client(rspy.SERVICE_USER), self.clock, self.traffic))
 
     @_when_needed
     def staging(self) -> Staging:
         """No jobs."""
         keys = self.deployment.rs_server.process_key
-        return Staging(self.catalog, self.clock, self.traffic, self.deployment.staging, keys)
+        return self._knowing(Staging(self.catalog, self.clock, self.traffic, self.deployment.staging, keys))
 
     @_when_needed
     def dpr(self) -> Dpr:
@@ -331,7 +335,13 @@ class Sandbox:
         service = self._s3_client(rspy.SERVICE_USER)
         inside = {"endpoint": self.url("s3-inside"), "region": REGION}
         for_workers = inside | {"key": rspy.SERVICE_USER, "secret": "sandbox"}
-        return Dpr(service, for_workers, self.clock, self.traffic, self.cluster, self.deployment.rs_server)
+        plays = self.deployment.rs_server
+        return self._knowing(Dpr(service, for_workers, self.clock, self.traffic, self.cluster, plays))
+
+    def _knowing(self, service: Any) -> Any:
+        """The service, which lets in whom this sandbox knows."""
+        service.app.config["API_KEYS"] = self.api_keys
+        return service
 
     def warm(self, wait: bool = False) -> None:
         """Start the cluster that converts, in the background unless ``wait``: it takes some seconds."""
@@ -424,15 +434,21 @@ class Sandbox:
             self.hyp3.processor.stop()
 
     def forget(self, person: people.Person) -> None:
-        """Back to the initial state for one person; the others notice nothing. Faults and the request log stay."""
-        with self._making:
+        """Back to the initial state for one person; the others notice nothing. Faults and the request log stay.
+
+        Waits for what is under way: jobs of theirs at RS-PYTHON, steps of HyP3 and the Hook, a catalogue that starts.
+        """
+        owner = rspy.stripped(person.owner)
+        with self._anew:
+            for name in ("staging", "dpr"):  # first: what they still write has to go, too
+                if name in self.__dict__:
+                    self.__dict__[name].jobs.forget(owner)
             prefixes = self.hyp3.forget(person.name)
             for prefix in prefixes:
                 s3.remove(self.deployment.content_bucket, f"{prefix}/")
             s3.forget(person.account)
             if "hook" in self.__dict__:
                 self.hook.forget(person.name)
-            owner = rspy.stripped(person.owner)
             if "catalog" in self.__dict__:
                 self.catalog.forget(owner)
             for bucket in osam.BUCKETS:
@@ -440,20 +456,24 @@ class Sandbox:
             if person == people.FIRST:
                 self.catalogue.empty()
                 archive_project.offer(self.hyp3, person.name)
+                # Whose project everybody may read has its bucket in the same account.
+                archive_project.restore(self.hyp3, archive_project.OWNER)
                 self.access_keys[person.harvest_key] = person.harvest_secret
             else:
                 self.catalogue.remove(person.database)
-                self._let_in(person)
+                with self._making:
+                    self._let_in(person)
             self._worlds[person.name] = uuid4().hex[:12]
 
     def reset(self) -> None:
         """Back to the initial state: no user buckets, jobs or orders, no faults, an empty request log. Time stays."""
-        self._end()
-        s3.reset()
-        self.catalogue.reset()
-        self.traffic.heal()
-        self.traffic.requests.clear()
-        self._fill()
+        with self._anew:
+            self._end()
+            s3.reset()
+            self.catalogue.reset()
+            self.traffic.heal()
+            self.traffic.requests.clear()
+            self._fill()
 
     def stop(self) -> None:
         """Stop listening and forget everything. Safe to call twice."""
@@ -571,7 +591,7 @@ def _control(sandbox: Sandbox) -> Flask:
         """Whom a request is about: who is named in its path, or ``?user=``."""
         try:
             if database := request.environ.get("recipes.database"):
-                found = [person for person in sandbox.people.values() if person.database == database]
+                found = [person for person in list(sandbox.people.values()) if person.database == database]
                 if not found:
                     raise ValueError(f"nobody here has the catalogue {database}")
                 return found[0]
@@ -641,6 +661,9 @@ def _control(sandbox: Sandbox) -> Flask:
 
     @app.put("/rules")
     def rules() -> Any:
+        if who() != people.FIRST:
+            message = "the rules are one table, of everybody: change it at the sandbox's own address, without a person"
+            return jsonify({"detail": message}), 400
         rows = request.get_json()
         if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 5 for row in rows):
             return jsonify({"detail": "send a list of rows: owner, collection, product type, days, bucket"}), 400

@@ -152,6 +152,18 @@ def fill(hyp3: HyP3, user: str, name: str = NAME, account: str = s3.USER_ACCOUNT
     return job_ids(user, name)
 
 
+def restore(hyp3: HyP3, user: str, name: str = NAME, account: str = s3.USER_ACCOUNT) -> None:
+    """Put back what a user's project has in the partner bucket, after the bucket's account was emptied.
+
+    Nothing happens to a project that nobody has asked for: it is made with its bucket.
+    """
+    with hyp3.lock:
+        theirs = [hyp3.jobs[job_id] for job_id in job_ids(user, name)["partner"] if job_id in hyp3.jobs]
+    for job in theirs:
+        _make_partner_bucket(hyp3, job["bucket"], account)
+        _Past(hyp3).write(job, list(_products(job)), _ended(job))
+
+
 def job_ids(user: str, name: str = NAME) -> dict[str, list[str]]:
     """Ids of the project's jobs by their outcome, without making anything."""
     ids: dict[str, list[str]] = {}

@@ -172,9 +172,9 @@ class Dpr:
 
     # --- orders ---
 
-    def order(self, inputs: dict) -> Job:
-        """Take an order. What the storage says against it fails the job at once."""
-        job = self.jobs.new()
+    def order(self, inputs: dict, user: str) -> Job:
+        """Take a user's order. What the storage says against it fails the job at once."""
+        job = self.jobs.new(user)
         try:
             self._check(str(inputs.get("input_safe_path") or ""), str(inputs.get("output_zarr_dir_path") or ""))
         except (ValueError, OSError, ClientError, BotoCoreError) as error:
@@ -269,7 +269,7 @@ class Dpr:
     def _result(self, job: Job, future: Any) -> str:
         told = False
         while not future.done():
-            if self.jobs.stopping.is_set() and not told:
+            if self.jobs.gives_up(job) and not told:
                 self.cancel(job)
                 told = True
             time.sleep(0.05)
@@ -357,7 +357,7 @@ def _make_app(service: Dpr) -> Flask:
         if not isinstance(inputs, dict):
             raise Refusal(400, "The body is a JSON object")
         check_cluster(inputs)
-        return jsonify(jobs.form(service.order(inputs))), 201
+        return jsonify(jobs.form(service.order(inputs, rspy.user()))), 201
 
     @app.get("/dpr/jobs")
     def all_jobs() -> Any:

@@ -164,10 +164,10 @@ class Traffic:
             self.faults.append(fault)
         return fault
 
-    def heal(self, user: str = "") -> None:
-        """Forget every fault not yet struck, or those that are for this person."""
+    def heal(self, user: str | None = None) -> None:
+        """Forget every fault not yet struck, or those that are for this person ("": for nobody in particular)."""
         with self._lock:
-            self.faults[:] = [fault for fault in self.faults if user and fault.user != user]
+            self.faults[:] = [fault for fault in self.faults if user is not None and fault.user != user]
 
     def received(self, service: str = "", method: str = "", path: str = "") -> list[Request]:
         """The requests so far, oldest first, that match (``path`` is a regular expression)."""

@@ -12,6 +12,8 @@ from .s3 import USER_ACCOUNT
 
 #: Names of somebody else in the sandbox.
 TAKEN = ("sandbox-external", "hkh-monitoring", *list(USERS.values())[1:])
+#: Owners at RS-PYTHON that are somebody already, as paths there have them.
+OWNERS = {stripped(owner) for owner in USERS.values()}
 LONGEST = 60
 
 
@@ -72,6 +74,6 @@ def make(name: str) -> Person:
         harvest_secret=f"sandbox-harvest-secret-{account}",
         apikey=f"sandbox-rspy-apikey-{account}",
         # Only letters and digits count there: two names may have the same.
-        owner=name if name == stripped(name) else f"{stripped(name)}{account}",
+        owner=name if name == stripped(name) and name not in OWNERS else f"{stripped(name)}{account}",
         database=f"catalog_{account}",
     )

@@ -2,20 +2,22 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from flask import Flask, jsonify, request
+from flask import Flask, current_app, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from .clock import Clock
 
 #: The AWS account that RS-Server's buckets belong to: any twelve digits that are not the user's.
 ACCOUNT = "777788889999"
-#: Users by API key: the one that the sandbox's settings name, and somebody else; more come, see `people.py`.
+#: Users by API key of every sandbox: the one that the settings name, and somebody else. Each sandbox has a table of its
+#: own that begins with these, and gives it to its services (`API_KEYS` of their configuration).
 USERS = {"sandbox-rspy-apikey": "sandbox-user", "sandbox-rspy-apikey-2": "neighbour"}  # pragma: allowlist secret
 JUPYTER_TOKEN = "sandbox-jupyter-token"  # pragma: allowlist secret
 #: Access key ids of the storage and their secrets: the user's own, and one that may read only.
@@ -23,6 +25,8 @@ S3_KEYS = {name: f"{name}-secret" for name in ("sandbox-rspy", "sandbox-rspy-rea
 #: Access key id of the services themselves, which go in by the back door.
 SERVICE_USER = "rs-python"
 OVER = ("successful", "failed", "dismissed")
+#: Seconds that jobs get to give up when whoever ordered them is forgotten.
+PATIENCE = 20.0
 CODES = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -67,14 +71,16 @@ def user() -> str:
     key = request.headers.get("x-api-key")
     if not key:
         raise Refusal(401, "Not authenticated: no API key (x-api-key) and no session cookie")
-    if key not in USERS:
+    users = current_app.config["API_KEYS"]
+    if key not in users:
         raise Refusal(403, "The API key is not valid")
-    return stripped(USERS[key])
+    return stripped(users[key])
 
 
 def make_app(name: str, form: Callable[[int, str], Any], strings: bool = False) -> Flask:
     """A web application whose refusals have the given form; ``strings``: a 404 is its description alone."""
     app = Flask(name)
+    app.config["API_KEYS"] = USERS
     app.json.sort_keys = False
 
     @app.errorhandler(Refusal)
@@ -108,6 +114,9 @@ class Job:
     updated: datetime | None = None
     finished: datetime | None = None
     gone: bool = False  #: its record was deleted, or got lost; what it does goes on
+    owner: str = ""  #: who ordered it, in the form that paths have
+    forgotten: bool = False  #: its owner was forgotten: it gives up at its next step, and writes nothing more
+    thread: threading.Thread | None = field(default=None, repr=False)
 
     def form(self, process_key: str = "processID") -> dict:
         """As it travels; ``process_key``: some releases say "process_id"."""
@@ -132,8 +141,8 @@ class Jobs:
         self.stopping = threading.Event()  #: set when the world ends: threads give up at their next step
         self._threads: list[threading.Thread] = []
 
-    def new(self) -> Job:
-        job = Job(self.process, self.clock.now())
+    def new(self, owner: str = "") -> Job:
+        job = Job(self.process, self.clock.now(), owner=owner)
         self.records[job.id] = job
         return job
 
@@ -171,8 +180,27 @@ class Jobs:
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails this job and no other
                 self.note(job, "failed", None, f"Error from tasks monitoring thread: {error}")
 
-        self._threads.append(threading.Thread(target=guarded, name=f"{self.process}-{job.id[:8]}", daemon=True))
-        self._threads[-1].start()
+        thread = threading.Thread(target=guarded, name=f"{self.process}-{job.id[:8]}", daemon=True)
+        thread.start()
+        job.thread = thread
+        self._threads.append(thread)
+
+    def gives_up(self, job: Job) -> bool:
+        """Whether the job is to end at this step: the world ends, or its owner was forgotten."""
+        return job.forgotten or self.stopping.is_set()
+
+    def forget(self, owner: str) -> None:
+        """Let an owner's jobs give up, and lose their records; returns when they have, or after :data:`PATIENCE`.
+
+        What is still under way then (a slow station, a place in the cluster's queue) writes nothing once it goes on.
+        """
+        theirs = [job for job in list(self.records.values()) if job.owner == owner]
+        for job in theirs:
+            job.gone = job.forgotten = True
+        end = time.monotonic() + PATIENCE
+        for job in theirs:
+            if job.thread:
+                job.thread.join(max(0, end - time.monotonic()))
 
     def stop(self) -> None:
         """Let the jobs under way give up; returns when they have."""

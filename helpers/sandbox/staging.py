@@ -46,7 +46,7 @@ class Staging:
 
     def order(self, user: str, inputs: dict) -> Job:
         """Take an order; what can be told at once may end the job at once."""
-        job = self.jobs.new()
+        job = self.jobs.new(user)
         fail = partial(self.jobs.note, job, "failed", 0)
         try:
             items = self._items(inputs["items"])
@@ -105,7 +105,7 @@ class Staging:
             for item in items:
                 for name, asset in list(item["assets"].items()):
                     final = asset.get("file:local_path", name) if named else name
-                    asset["href"] = self._fetch(user, collection, item, asset["href"], final, stored)
+                    asset["href"] = self._fetch(job, user, collection, item, asset["href"], final, stored)
                     item["assets"] = {final if key == name else key: value for key, value in item["assets"].items()}
                     self.jobs.note(job, "running", min(99, 100 * len(stored) // total), "In progress")
                 if self.traffic.take("staging-failed", PROCESS, item["id"]):
@@ -117,11 +117,13 @@ class Staging:
             self.jobs.note(job, "failed", None, f"{FAILED}{error}")
             return
         self.jobs.stopping.wait(max(0, until - time.monotonic()))
-        if not self.jobs.stopping.is_set():
+        if job.forgotten:
+            self._delete(stored)
+        elif not self.jobs.stopping.is_set():
             self._publish(job, user, collection, items, stored)
 
     def _fetch(
-        self, user: str, collection: str, item: dict, href: str, name: str, stored: list[tuple[str, str]]
+        self, job: Job, user: str, collection: str, item: dict, href: str, name: str, stored: list[tuple[str, str]]
     ) -> str:
         """Bring one file; returns its new address."""
         _, bucket = self.catalog.osam.rule(user, collection, item["properties"].get("product:type"))
@@ -132,7 +134,7 @@ class Staging:
             answer.raise_for_status()
             for part in answer.iter_content(PART):
                 body += part
-                if self.jobs.stopping.is_set():
+                if self.jobs.gives_up(job):
                     raise OSError("the service shuts down")
         promised = int(answer.headers.get("Content-Length", len(body)))
         if len(body) != promised:
@@ -140,6 +142,8 @@ class Staging:
         if self.traffic.take("corrupt-archive", PROCESS, item["id"]):
             middle = len(body) // 2
             body[middle : middle + DAMAGE] = bytes(byte ^ 0xFF for byte in body[middle : middle + DAMAGE])
+        if job.forgotten:
+            raise OSError("the job was forgotten")
         key = f"{user}/{collection}/{item['id']}/{name}"
         self.catalog.s3.put_object(Bucket=bucket, Key=key, Body=bytes(body))
         stored.append((bucket, key))

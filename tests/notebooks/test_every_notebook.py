@@ -13,7 +13,6 @@ import nbformat
 import pytest
 
 from helpers.conversion.bringing import EXAMPLE
-from helpers.sandbox import rspy
 from helpers.sandbox.archive_project import OWNER
 
 from ..conftest import NOTEBOOKS, PROJECT, SEAL, notebook_files
@@ -172,7 +171,7 @@ def live_environment(sandbox, environment) -> dict[str, str]:
     sandbox.identity.add_user("outside-user", CANARIES["HOOK_EXTERNAL_PASSWORD"], roles=())
     key, secret = CANARIES["HOOK_OUTPUT_STORAGE_ACCESS_KEY"], CANARIES["HOOK_OUTPUT_STORAGE_SECRET_KEY"]
     sandbox.access_keys[key] = secret
-    rspy.USERS[CANARIES["RSPY_APIKEY"]] = "live-user"
+    sandbox.api_keys[CANARIES["RSPY_APIKEY"]] = "live-user"
     sandbox.access_keys["sandbox-rspy"] = CANARIES["S3_SECRETKEY"]
     sandbox.catalogue.start()
     addresses = {name: value for name, value in sandbox.environment.items() if name.endswith("_URL")}

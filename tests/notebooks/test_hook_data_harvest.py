@@ -221,7 +221,7 @@ def test_clean_up_withdraws_what_is_still_queued(sandbox, open_notebook, monkeyp
     [
         (
             {"storage": "SOMEWHERE", "source_type": "DISK"},
-            ["storage: expected one of empty, TEMPORARY or PRIVATE", "source_type: expected one of"],
+            ["neither TEMPORARY nor PRIVATE", "neither DESP nor EXTERNAL"],
         ),
         ({"storage": "PRIVATE"}, ["storage PRIVATE needs a bucket of yours", "HOOK_OUTPUT_BUCKET"]),
         ({"products": [PRODUCT, ""]}, ["product 2 is empty"]),

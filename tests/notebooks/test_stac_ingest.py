@@ -110,14 +110,14 @@ def test_wrong_parameters_are_refused_before_anything_is_made(wrong, said, sandb
     from helpers.errors import Rejected
 
     with pytest.raises(Rejected) as error:
-        open_notebook(NAME, **wrong).run(2)
+        open_notebook(NAME, **wrong).run(until="notebook.setup(")
     assert all(words in str(error.value) for words in said)
     assert BUCKET not in [bucket["Name"] for bucket in clients["s3"].list_buckets()["Buckets"]]
 
 
 def test_with_nothing_to_catalogue_nothing_is_made(sandbox, open_notebook, clients):
     with pytest.raises(AssertionError, match="nothing to catalogue"):
-        open_notebook(NAME, samples=0, take_in=False).run(6)
+        open_notebook(NAME, samples=0, take_in=False).run(until="nothing to catalogue")
     assert clients["sns"].list_topics()["Topics"] == []
 
 
@@ -128,11 +128,12 @@ def test_an_address_that_is_no_stac_api_is_refused_before_anything_is_made(sandb
     wrong = property(lambda settings: sandbox.url("hyp3"))
     monkeypatch.setattr(Settings, "catalog_api_url", wrong, raising=False)
     with pytest.raises(NotConfigured, match=r"CATALOG_API_URL: what answers at .* is no STAC API"):
-        open_notebook(NAME).run(2)
+        open_notebook(NAME).run(until="pystac_client.Client.open")
 
 
 def test_a_source_that_is_not_there_is_named(sandbox, open_notebook, tmp_path):
     from helpers.errors import Rejected
 
     with pytest.raises(Rejected, match=r"(?s)2 problems.*no/such/folder.*s3://nobody"):
-        open_notebook(NAME, sources=["no/such/folder", "s3://nobody/x"], samples=0, take_in=False).run(5)
+        sources = ["no/such/folder", "s3://nobody/x"]
+        open_notebook(NAME, sources=sources, samples=0, take_in=False).run(until="catalog.wanted(")

@@ -91,7 +91,7 @@ def test_what_the_others_left_is_known_from_their_notes(folder, settings, s3):
     summary = settings.output_dir / "archive/p/20260101T000000Z/summary.json"
     summary.parent.mkdir(parents=True)
     summary.write_text(json.dumps({"target": str(folder)}))
-    found = {one.address: one.origin for one in catalog.left_here(settings, "run")}
+    found = {one.address: one.origin for one in catalog.left_here(settings)}
     assert found.pop(f"s3://mine/hyp3/{RTC}") == "notebook 1"
     assert found.pop(f"{folder}/{SAFE}") == "notebook 2"
     assert found.pop(f"{folder}/deep/a.zarr") in ("notebook 4", "notebook 5")

@@ -37,6 +37,35 @@ def test_only_what_the_runs_noted_is_counted_and_only_if_it_is_there(settings, s
     assert at(settings, "order")["From HyP3, in your bucket"].state == "nothing yet"
 
 
+@pytest.mark.parametrize("runs", [2, chain.FEW + 5])
+def test_what_others_have_in_the_bucket_hides_nothing(settings, s3, monkeypatch, runs):
+    """However much it is; and however many runs there were, each with a folder of its own."""
+    put(s3, "mine", **{f"a{n:03}": 1 for n in range(30)}, **{f"runs__r{n:03}__x": 2 for n in range(runs)})
+    monkeypatch.setattr(chain, "MOST", runs + 5)
+    RunState(settings, "hyp3", "a").save(written={"mine": [f"runs/r{n:03}/x" for n in range(runs)]})
+    found = at(settings, "order")["From HyP3, in your bucket"]
+    assert found.facts == f"{runs} objects, {2 * runs} bytes"
+    monkeypatch.setattr(chain, "MOST", 1)
+    assert at(settings, "order")["From HyP3, in your bucket"].facts.startswith("at least ")
+
+
+def test_items_on_later_pages_count(sandbox, settings):
+    owner = settings.rspy_owner_id.replace("-", "")
+    about = {"owner": owner, "datetime": "2026-02-03T04:05:06Z"}
+    items = {f"i{n}": item(f"i{n}", collection=f"{owner}_c", properties=about) for n in range(250)}
+    sandbox.catalog.items[f"{owner}_c"] = items
+    sandbox.catalog.collections[f"{owner}_c"] = COLLECTION | {"id": f"{owner}_c", "owner": owner}
+    found = at(settings, "convert")["Zarr at RS-PYTHON"]
+    assert found.state == "there" and found.facts.startswith("250 items;"), found
+
+
+def test_looking_leaves_nothing_and_a_run_of_any_name_may_have_been_cleaned_up(settings):
+    RunState(settings, "hyp3", "chain").save(cleaning=True, cleaned=True)
+    before = sorted(settings.state_dir.rglob("*"))
+    assert not [link for link in chain.look(settings) if link.state == "refused"]
+    assert sorted(settings.state_dir.rglob("*")) == before
+
+
 def test_archives_are_where_the_records_say(settings, s3, tmp_path):
     put(s3, "archive", p__a=3, p__b=4, q__c=5)
     (tmp_path / "disk").mkdir()
@@ -44,7 +73,10 @@ def test_archives_are_where_the_records_say(settings, s3, tmp_path):
     for number, target in enumerate(("s3://archive/p", str(tmp_path / "disk"))):
         summary = settings.output_dir / f"archive/p/{number}/summary.json"
         summary.parent.mkdir(parents=True)
-        summary.write_text(json.dumps({"target": target}))
+        summary.write_text(json.dumps({"target": target, "service": settings.service_name("hyp3")}))
+    other = settings.output_dir / "archive/p/other/summary.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps({"target": "s3://archive/q", "service": "hyp3-api.asf.alaska.edu"}))
     found = at(settings, "archive")
     assert found["Archive in a bucket"].facts == "2 objects, 7 bytes"
     assert found["Archive on this disk"].facts == "1 file, 5 bytes"

@@ -79,7 +79,7 @@ def value(here, name: str):
 
 
 def test_a_row_a_parameter_in_the_order_of_the_cell_with_an_input_that_fits(form):
-    kinds = {name: type(field.input).__name__ for name, field in form.fields.items()}
+    kinds = {name: field.input._model_name.removesuffix("Model") for name, field in form.fields.items()}
     assert kinds == {
         "name": "Text",
         "credits": "Text",
@@ -140,7 +140,68 @@ def test_what_does_not_fit_is_refused_with_the_reason_and_the_last_that_fitted_s
     note = form.fields[name].note.value
     assert value(here, name) == before
     assert said.replace("'", "&#x27;") in note and "&#10007;" in note and "Not used; in force is:" in note
-    assert f"Does not fit, and is not used: {name}" in form.status.value
+    assert f"Does not fit, and the setup cell will stop: {name}" in form.status.value
+
+
+def test_setup_stops_while_the_form_has_what_does_not_fit(here, form, settings):
+    """Who typed a limit that was refused must not go on without one; and it is not left out of the YAML unsaid."""
+    type_in(form, "credits", "1,5")
+    form.copying.copy()
+    assert "# NOT in here, as what was typed does not fit: credits" in form.copying.as_yaml()
+    stopped = here("notebook.setup()", fails=True)
+    assert "credits: in the form, expected float, got '1,5'; correct it there" in stopped.stdout
+    type_in(form, "credits", "1.5")
+    here("notebook.setup()")
+
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ5b3UifQ.c2lnbmF0dXJlLW9mLWl0"
+
+
+@pytest.mark.parametrize("name", ["name", "workers", "credits", "inputs", "options"])
+@pytest.mark.parametrize("typed", [JWT, f"- {JWT}", f"- [{SECRET}", f'- "{SECRET[:-1]}\\x31"'])
+def test_a_secret_that_is_typed_stays_nowhere(here, form, monkeypatch, name, typed):
+    """Refused before it is parsed, by a reason that does not repeat it; the field is emptied, and nothing echoed."""
+    monkeypatch.setattr(settings_room, "_provided", {"EARTHDATA_TOKEN": SecretStr(SECRET)})
+    before, field, sent = value(here, name), form.fields[name], []
+    for widget in (field.input, field.note, form.status):
+        monkeypatch.setattr(widget, "_send", lambda message, buffers=None: sent.append(message))
+    type_in(form, name, typed)
+    if typed.startswith('- "') and name in ("name", "workers", "credits"):
+        return  # no text of YAML here, so there is no secret in it
+    assert value(here, name) == before and "looks like a secret" in field.note.value
+    assert field.input.value == "" and {"value": ""} in [message.get("state") for message in sent]
+    told = str([sent, [widget.get_state() for widget in (field.input, field.note, form.status)]])
+    assert JWT not in told and SECRET not in told and typed not in told
+
+
+def test_a_secret_that_became_one_only_now_is_known_at_once(here, form, monkeypatch):
+    monkeypatch.setattr(settings_room, "_provided", {})
+    type_in(form, "workers", "3")
+    settings_room.provide("EARTHDATA_TOKEN", SecretStr(SECRET))
+    type_in(form, "name", SECRET)
+    assert value(here, "name") == "first" and form.fields["name"].input.value == ""
+    here(f"name = {SECRET!r}")  # nor does the form tell what a cell has made of it
+    assert "a later cell has made of it" in form.fields["name"].note.value
+    assert SECRET not in form.fields["name"].note.value
+
+
+def test_numbers_are_read_as_a_person_writes_them():
+    from helpers.notebook import forms
+
+    known = declared("a: list[float] = []\nb: dict[str, float] = {}\nc: list[str] = []\nd: list[int] = []")
+    assert forms._value(known["a"], "- 1e-3\n- -.5E2\n- 2") == [0.001, -50.0, 2]
+    assert forms._value(known["b"], "x: 1e-3") == {"x": 0.001}
+    assert forms._value(known["c"], "- 1e-3") == ["1e-3"]
+    for wrong in ("- 1e-3", "- true", "- '7'"):
+        with pytest.raises(ValueError, match=r"expected list\[int\]"):
+            forms._value(known["d"], wrong)
+
+
+def test_what_the_empty_value_means_is_told_to_its_end():
+    known = declared(
+        'a: list[str] = []  # names; empty: HOOK_ID; in the sandbox, else, a tile\nb: str = ""  # empty: x; one of: y'
+    )
+    assert known["a"].if_empty == "HOOK_ID; in the sandbox, else, a tile" and known["b"].if_empty == "x"
 
 
 def test_every_choice_can_be_chosen_and_nothing_else(here, form):
@@ -212,6 +273,93 @@ def test_a_list_that_a_cell_adds_to_does_not_grow_with_every_run(here, form):
         here(CELL)
         here('inputs.append("b")')
         assert value(here, "inputs") == ["a", "b"]
+
+
+COMPUTED = """\
+number: int = 1 + next(counter)  # another with each run
+kind: str = "a"
+"""
+
+
+@pytest.fixture
+def computed(here):
+    """A form of a cell that computes a value: 1, 2, 3, ..."""
+    from helpers.notebook import forms
+
+    here("import itertools; counter = itertools.count()")
+    here(COMPUTED)
+    here(SHOW)
+    return forms._forms[here.shell]
+
+
+def test_what_the_cell_computes_is_no_edit(here, computed):
+    assert computed.fields["number"].input.value == "1" and computed.edits == {}
+    here(COMPUTED)
+    assert value(here, "number") == 2 and computed.fields["number"].input.value == "2"
+    note = computed.fields["number"].note.value
+    assert note == '<div class="recipes-meaning">whole number: another with each run</div>'
+    assert "# number: as the notebook computes it" in computed.copying.as_yaml()
+    computed.back()
+    assert value(here, "number") == 2
+    here(COMPUTED + "more: int = 1\n")
+    here(SHOW)
+    assert value(here, "number") == 3, "nor for the next form"
+
+
+def test_what_is_typed_over_it_lasts_until_it_is_taken_back_or_the_expression_changed(here, computed):
+    type_in(computed, "number", "70")
+    here(COMPUTED)
+    assert value(here, "number") == 70 and "changed; in the cell: 2" in computed.fields["number"].note.value
+    computed.back()
+    assert value(here, "number") == 2 and computed.edits == {}
+    type_in(computed, "number", "70")
+    here(COMPUTED.replace("1 +", "10 +"))
+    assert value(here, "number") == 12 and "recipes-changed" not in computed.fields["number"].note.value
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "import numpy; name = numpy.arange(3)",
+        "import pandas; inputs = pandas.DataFrame({'a': [1, 2]})",
+        "class Odd:\n    __eq__ = __repr__ = __str__ = lambda *_: 1 / 0\nname = credits = Odd()",
+        "options = {(1, 2): 3}",
+    ],
+)
+def test_whatever_a_later_cell_makes_of_it_no_cell_complains(here, form, made):
+    """IPython would print "Error in callback" with a traceback below every cell from then on."""
+    shown = here(made)
+    assert (shown.stdout, shown.stderr) == ("", "")
+    assert any("a later cell has made of it" in field.note.value for field in form.fields.values())
+    here(SHOW)
+    here(CELL)
+    assert not any("recipes-later" in field.note.value for field in form.fields.values())
+
+
+def test_a_form_that_comes_after_it_takes_no_table_for_an_edit(here):
+    from helpers.notebook import forms
+
+    here("import numpy; inputs = numpy.arange(3); dry_run = 1")
+    here(SHOW)
+    assert forms._forms[here.shell].edits == {}
+
+
+def test_an_error_in_the_form_itself_is_told_there_and_not_below_the_cell(here, form, monkeypatch):
+    monkeypatch.setattr(form, "follow", lambda: 1 / 0)
+    shown = here("1")
+    assert shown.stderr == "" and "Error" not in shown.stdout
+    assert "cannot follow this cell (ZeroDivisionError)" in form.status.value
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [(1, True, False), ([1], [True], False), ({1: 2}, {True: 2}, False), ({"a": [0]}, {"a": [False]}, False),
+     (50, 50.0, True), ("a", "a", True), ([], {}, False), ({"a": 1}, {"a": 1}, True)],
+)  # fmt: skip
+def test_values_are_the_same_if_their_types_are(one, other, same):
+    from helpers.notebook import forms
+
+    assert forms._same(one, other) is same
 
 
 def test_back_to_the_cells_values(here, form):
@@ -361,6 +509,10 @@ def test_a_secret_goes_to_the_kernel_and_nothing_of_it_comes_back(kernel):
                and m["content"]["comm_id"] == inputs["EARTHDATA_TOKEN"][0]]  # fmt: skip
     assert [content["data"]["state"] for content in emptied] == [{"value": ""}]
     assert "EARTHDATA_TOKEN is in use" in str(back) and "Still missing" in str(back)
+    misplaced = typed("RSPY_WEBSITE", f"https://me:{SECRET}@rs.example.org")  # it was sent there, and goes no further
+    states = [m["content"]["data"]["state"] for m in misplaced if m["msg_type"] == "comm_msg"
+              and m["content"]["data"]["method"] == "update"]  # fmt: skip
+    assert {"value": ""} in states and "looks like a secret" in str(states) and SECRET not in str(states)
     bad = typed("S3_ENDPOINT", "not-an-address")
     assert "S3_ENDPOINT: found" in str(bad) and "✗" in str(bad).replace("&#10007;", "✗")
     for name, text in {

@@ -152,6 +152,60 @@ def test_signs_and_words_tell_states_apart_without_colours(board):
         assert pair in text
 
 
+def test_of_a_thousand_those_that_matter_are_shown_and_the_others_counted(board):
+    board.begin(FINISHED)
+    board.expect(f"later-{n}" for n in range(300))
+    for n in range(700):
+        state = "FAILED" if n in (5, 600) else "RUNNING" if n == 699 else "SUCCEEDED"
+        board.changed(Change(NOON, f"item-{n}", state))
+    html, plain = board._paint()
+    rows = re.findall(r"<th scope='row'[^>]*>([^<]*)", html)
+    assert rows == ["item-5", "item-600", "item-699", *(f"later-{n}" for n in range(97))]
+    assert len(html) < 60_000
+    more = "... and 900 more: 697 succeeded, 203 expected"
+    assert more in words(html) and plain.splitlines()[-1] == more and len(plain.splitlines()) == 102
+    assert "699 of 1000 finished (2 failed)" in plain
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: (live.Board("Jobs", Picture), FINISHED), lambda: (live.Bar("Copies", live=Picture), 2)]
+)
+def test_what_is_begun_again_without_an_end_leaves_nothing_behind(make, monkeypatch):
+    ended = []
+    monkeypatch.setattr(Picture, "end", lambda self: ended.append(self.paint()[1]))
+    thing, argument = make()
+    thing.begin(argument)
+    first = thing._live
+    thing.begin(argument)
+    assert thing._live is not first and len(ended) == 1 and "not followed to its end" in ended[0]
+    thing.end()
+    thing.begin(argument)
+    assert len(ended) == 2
+
+
+def test_who_is_interrupted_while_beginning_is_told_of_the_end(board, bar):
+    for thing, following in ((board, watched(board, FINISHED)), (bar, progress.told(bar, 1))):
+        ended, begin = [], thing.begin
+
+        def interrupted(*arguments, begin=begin):
+            begin(*arguments)
+            raise KeyboardInterrupt
+
+        thing.begin, thing._make = interrupted, lambda paint, every, ended=ended: Recorded(ended)
+        with pytest.raises(KeyboardInterrupt), following:
+            pass
+        assert ended == [True]
+
+
+class Recorded(Picture):
+    def __init__(self, ended):
+        super().__init__(None, 0)
+        self.ended = ended
+
+    def end(self):
+        self.ended.append(True)
+
+
 # --- bars ---
 
 
@@ -291,6 +345,57 @@ def test_an_output_is_painted_seldom_however_much_happens_and_its_last_state_at_
     output.changed()
     assert shown[0] == "0" and shown[-1] == "-1"
     assert len(shown) <= 3 + took / 0.02
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What an output has shown, as text."""
+    shown = []
+    for name in ("display", "update_display"):
+        monkeypatch.setattr(live, name, lambda data, **more: shown.append(data["text/plain"]))
+    return shown
+
+
+def test_a_large_picture_is_painted_less_often(shown):
+    small, large = (live.Live(lambda size=size: ("x" * size, ""), every=0.5) for size in (2000, 80_000))
+    assert (small._pause(), large._pause()) == (0.5, 4.0)
+    began = live.time.monotonic()
+    small.end()
+    large.end()
+    assert live.time.monotonic() - began < 0.4, "the end does not wait for it"
+
+
+def test_a_view_that_cannot_be_painted_stops_nothing_and_hides_no_error(shown):
+    board = live.Board("Jobs", lambda paint, every: live.Live(paint, 0.001))
+    with pytest.raises(TimedOut, match="the real one"), watched(board, FINISHED):
+        board._heading = lambda: 1 / 0
+        board("a line")
+        while len(shown) < 2:
+            assert board._live._painter.is_alive()
+        del board._heading
+        board("another")
+        while len(shown) < 3:
+            assert board._live._painter.is_alive()
+        board._heading = lambda: 1 / 0
+        raise TimedOut("the real one")
+    cannot = "This view cannot be drawn (ZeroDivisionError); the work is not touched by that."
+    assert shown[1] == shown[-1] == cannot and shown[2].startswith("Jobs: ")
+
+
+def test_an_interrupt_while_the_end_is_painted_leaves_the_last_state(shown):
+    told = ["first"]
+    output = live.Live(lambda: ("", told[0]), every=60)
+    painter = output._painter
+
+    class Interrupted:
+        def join(self):
+            painter.join()
+            raise KeyboardInterrupt
+
+    output._painter, told[0] = Interrupted(), "last"
+    with pytest.raises(KeyboardInterrupt):
+        output.end()
+    assert shown == ["first", "last"]
 
 
 def test_without_a_notebook_there_are_lines_as_ever(capsys):

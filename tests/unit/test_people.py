@@ -1,6 +1,7 @@
 """Many people, one sandbox: is each somebody of their own, at every service?"""
 
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -65,7 +66,10 @@ def test_the_same_name_is_the_same_person_in_every_sandbox():
 
 
 def test_no_two_people_have_anything_in_common():
-    many = [people.FIRST, *(people.make(name) for name in ("anna", "anna.b", "annab", "anna b", "Anna", "ännchen"))]
+    many = [
+        people.FIRST,
+        *(people.make(name) for name in ("anna", "anna.b", "annab", "anna b", "Anna", "ännchen", "sandboxuser")),
+    ]
     for field in dataclasses.fields(people.Person):
         assert len({getattr(person, field.name) for person in many}) == len(many), field.name
     assert len({rspy.stripped(person.owner) for person in many}) == len(many)
@@ -266,6 +270,108 @@ def test_after_a_reset_of_all_everybody_is_who_they_were(settings_of, sandbox):
     assert not list(hyp3.connect(after).find_jobs()) and order(after)
 
 
+@pytest.mark.parametrize("waits_for", ["hyp3", "hook", "catalogue"])
+def test_whoever_comes_is_let_in_while_the_reset_of_another_waits(sandbox, waits_for):
+    sandbox.person("anna")
+    locks = {"hyp3": sandbox.hyp3.processor.pausing(), "hook": sandbox.hook.processor.pausing()}
+    waiting = threading.Thread(target=sandbox.forget, args=(people.make("anna"),))
+    with locks.get(waits_for) or sandbox.catalogue._lock:
+        waiting.start()
+        for name in (None, "anna", f"ben-{waits_for}"):
+            about = {"params": {"user": name}, "timeout": 3}
+            assert requests.get(f"{sandbox.url('control')}/environment", **about).ok
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_the_project_that_everybody_may_read_outlives_a_reset_of_the_first_person(sandbox, monkeypatch):
+    monkeypatch.setattr(archive_project, "_products", lambda job: (archive_project._product("x_VV.tif", b"12"),))
+    sandbox.hyp3.find(archive_project.OWNER, {"name": archive_project.NAME})
+    sandbox.hyp3.find("sandbox-user", {"name": archive_project.NAME})
+    s3, (job,) = sandbox._s3_client("s3-itself"), archive_project.job_ids(archive_project.OWNER)["partner"]
+    room.reset_sandbox(sandbox.url("control"), "sandbox-user")
+    keys = [key["Key"] for key in s3.list_objects_v2(Bucket=archive_project.PARTNER_BUCKET)["Contents"]]
+    assert keys == [f"{archive_project.NAME}/{job}/x_VV.tif"]  # and nothing of the first person's
+    read = {"Bucket": archive_project.PARTNER_BUCKET, "Key": keys[0]}
+    assert sandbox._s3_client("hyp3-get-files").get_object(**read)["Body"].read() == b"12"
+
+
+def stage(settings, item: dict) -> str:
+    """URL of the job; the key that asks for it is the person's."""
+    inputs = {"collection": "in", "items": {"value": item}, "asset_names": ["product"]}
+    url, key = str(settings.rspy_host_staging).rstrip("/"), settings.rspy_apikey.get_secret_value()
+    answer = requests.post(
+        f"{url}/processes/staging/execution", json={"inputs": inputs}, headers={"x-api-key": key}, timeout=10
+    )
+    assert answer.status_code == 201, answer.text
+    return f"{url}/jobs/{answer.json()['jobID']}"
+
+
+def test_a_staging_job_under_way_writes_nothing_once_its_owner_is_forgotten(settings_of, sandbox):
+    name = "S2A_MSIL2A_20240815T100601_N0511_R022_T32TQR_20240815T153456"
+    (item,) = requests.get(f"{sandbox.url('station')}/search?ids={name}", timeout=10).json()["features"]
+    anna, ben = settings_of("anna"), settings_of("ben")
+    sandbox.traffic.fail("slow", service="station", seconds=0.5, times=2)
+    jobs = [stage(anna, item), stage(ben, item)]
+    room.reset_sandbox(sandbox.url("control"), "anna")
+    for thread in sandbox.staging.jobs._threads:
+        thread.join(20)
+    answers = [requests.get(job, headers={"x-api-key": ben.rspy_apikey.get_secret_value()}, timeout=5) for job in jobs]
+    assert (answers[0].status_code, answers[1].json()["status"]) == (404, "successful")
+    s3 = sandbox._s3_client(rspy.SERVICE_USER)
+    kept = [key["Key"] for bucket in ("rspy-products", "rspy-catalog", "rspy-archive")
+            for key in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]  # fmt: skip
+    assert [key.partition("/")[0] for key in kept] == ["ben"]
+    assert {*sandbox.catalog.collections} == {"ben_in"}
+
+
+def test_a_conversion_under_way_is_cancelled_when_its_owner_is_forgotten(sandbox, monkeypatch):
+    cancelled = {"anna": threading.Event(), "ben": threading.Event()}
+
+    class Cluster:
+        """In place of the real one, that takes half a minute: what it is doing ends when it is told to."""
+
+        def submit(self, call, convert, job_id, safe_uri, *_, **__):
+            self.stop = cancelled[sandbox.dpr.jobs.records[job_id].owner]
+            return self
+
+        subscribe_topic = unsubscribe_topic = lambda *_: None
+
+        def done(self) -> bool:
+            return self.stop.is_set()
+
+        def result(self) -> str:
+            raise InterruptedError
+
+    monkeypatch.setattr(sandbox.dpr, "client", lambda address="": Cluster())
+    monkeypatch.setattr(sandbox.dpr, "cancel", lambda job: cancelled[job.owner].set())
+    s3, jobs = sandbox._s3_client(rspy.SERVICE_USER), {}
+    for name in ("anna", "ben"):
+        key = {"x-api-key": sandbox.environment_of(sandbox.person(name))["RSPY_APIKEY"]}
+        s3.put_object(Bucket="rspy-products", Key=f"{name}/in/x.SAFE/manifest.safe", Body=b"")
+        body = {"jupyter_token": "x", "cluster_label": "x", "input_safe_path": f"s3://rspy-products/{name}/in/x.SAFE"}
+        body["output_zarr_dir_path"] = f"s3://rspy-products/{name}/out"
+        url = f"{sandbox.url('dpr')}/dpr/processes/conv_safe_zarr/execution"
+        jobs[name] = requests.post(url, json=body, headers=key, timeout=10).json()["jobID"]
+    room.reset_sandbox(sandbox.url("control"), "anna")
+    records = sandbox.dpr.jobs.records
+    assert {name: records[job].status for name, job in jobs.items()} == {"anna": "dismissed", "ben": "running"}
+    assert records[jobs["anna"]].gone and not records[jobs["anna"]].thread.is_alive()
+    assert not cancelled["ben"].is_set()
+    cancelled["ben"].set()
+
+
+def test_who_is_known_to_one_sandbox_is_not_known_to_others(sandbox):
+    sandbox.person("only-here")
+    assert people.make("only-here").apikey in sandbox.api_keys
+    assert list(rspy.USERS.values()) == ["sandbox-user", "neighbour"]
+    with Sandbox(deployment=Deployment(catalogue="embedded")) as another:
+        key = {"x-api-key": people.make("only-here").apikey}
+        urls = [f"{each.url('catalog')}/catalog/collections" for each in (sandbox, another)]
+        assert [requests.get(url, headers=key, timeout=5).status_code for url in urls] == [200, 403]
+
+
 # --- faults ---
 
 
@@ -302,3 +408,32 @@ def test_ones_own_address_of_the_sandbox_is_about_oneself(settings_of, sandbox):
     assert told["DESP_USERNAME"] == "anna" and told["RECIPES_SANDBOX_URL"] == str(anna.sandbox_url)
     unknown = requests.get(f"{sandbox.url('control')}/people/catalog_1/environment", timeout=5)
     assert unknown.status_code == 400 and "nobody here" in unknown.json()["detail"]
+
+
+def test_faults_are_taken_back_by_whom_they_are_for(settings_of, sandbox):
+    everybody = sandbox.url("control")
+    anna, ben = (str(settings_of(name).sandbox_url).rstrip("/") for name in ("anna", "ben"))
+
+    def left(*taken_back_at: str) -> set[str]:
+        for url in (everybody, anna, ben):
+            requests.post(f"{url}/faults", json={"kind": "forbidden", "service": "osam"}, timeout=5).raise_for_status()
+        for url in taken_back_at:
+            requests.delete(f"{url}/faults", timeout=5).raise_for_status()
+        users = {fault.user for fault in sandbox.traffic.faults}
+        sandbox.traffic.heal()
+        assert not sandbox.traffic.faults
+        return users
+
+    assert left(everybody) == {"anna", "ben"}
+    assert left(anna) == {"", "ben"}
+    assert left(anna, ben, everybody) == set()
+
+
+def test_the_rules_of_all_cannot_be_replaced_at_ones_own_address(settings_of, sandbox):
+    anna, rules = settings_of("anna"), list(sandbox.osam.rows)
+    rows = [["*", "*", "*", "7", "rspy-archive"]]
+    for url in (f"{anna.sandbox_url}rules", f"{sandbox.url('control')}/rules?user=anna"):
+        answer = requests.put(url, json=rows, timeout=5)
+        assert answer.status_code == 400 and "of everybody" in answer.json()["detail"]
+    assert sandbox.osam.rows == rules
+    assert requests.put(f"{sandbox.url('control')}/rules", json=rows, timeout=5).ok and sandbox.osam.rows == rows

@@ -447,6 +447,44 @@ def test_url_of_something_else_than_a_sandbox_is_explained(sandbox, project, mon
 
 
 @pytest.fixture
+def busy(monkeypatch):
+    """URL of somebody who lets clients connect, and does not answer."""
+    monkeypatch.setattr(room, "ANSWERED", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_sandbox_that_is_busy_is_waited_for_and_not_said_to_be_missing(project, monkeypatch, busy):
+    monkeypatch.setenv("RECIPES_SANDBOX_URL", busy)
+    with pytest.raises(TimedOut) as error:
+        room.load()
+    for words in (busy, "RECIPES_SANDBOX_URL", "Run this again"):
+        assert words in str(error.value)
+
+
+def noted_sandbox(tmp_path, monkeypatch, url: str) -> None:
+    monkeypatch.delenv("RECIPES_SANDBOX_URL", raising=False)
+    monkeypatch.setenv("RECIPES_STATE_DIR", str(tmp_path))
+    (tmp_path / "sandbox.json").write_text(json.dumps({"url": url, "pid": 4321}))
+
+
+def test_a_sandbox_of_this_machine_that_is_busy_is_not_replaced(project, tmp_path, monkeypatch, busy):
+    noted_sandbox(tmp_path, monkeypatch, busy)
+    monkeypatch.setattr("helpers.sandbox.start", lambda: pytest.fail("a second sandbox starts"))
+    with pytest.raises(TimedOut, match=r"process 4321.*Run this again"):
+        room.load()
+    assert room.running_sandbox(tmp_path) == {"url": busy, "pid": 4321}
+
+
+def test_a_sandbox_of_this_machine_that_has_ended_is_replaced(project, sandbox, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    noted_sandbox(tmp_path, monkeypatch, f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("helpers.sandbox.start", lambda: sandbox)
+    assert str(room.load().sandbox_url).rstrip("/") == sandbox.url("control")
+
+
+@pytest.fixture
 def pretending(environment, project, monkeypatch):
     """Every real credential is in the environment or the file, and the backend is the sandbox."""
     for name, value in (SECRETS | environment).items():
