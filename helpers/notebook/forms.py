@@ -317,7 +317,7 @@ class _Field:
         if self._filling:
             return
         value, self.problem = self._read(change["new"])
-        if self.problem is A_SECRET:
+        if self.problem is NOT_STORED:
             self._filling = True
             try:
                 self.input.value = ""
@@ -332,14 +332,14 @@ class _Field:
         """What an input stands for, and what is wrong with it; of a secret nothing is said but that it is one."""
         secrets = known_secrets()
         if isinstance(typed, str) and not self.parameter.choices and _holds_secret(typed, secrets):
-            return None, A_SECRET
+            return None, NOT_STORED
         try:
             value = _value(self.parameter, typed)
         except ValueError as error:
             said = str(error)
-            return None, A_SECRET if _holds_secret(said, secrets) else said
+            return None, NOT_STORED if _holds_secret(said, secrets) else said
         if reveals_secret(value, secrets):  # written so that only YAML sees it
-            return None, A_SECRET
+            return None, NOT_STORED
         return value, fault(self.name, self.parameter, value) or ""
 
     def tell(self) -> None:
@@ -426,7 +426,7 @@ _forms: WeakKeyDictionary[Any, _Form] = WeakKeyDictionary()
 
 
 #: Of what was typed, if it must not be stored.
-A_SECRET = "looks like a secret, and parameters are stored; put it into .env_tutorial"  # noqa: S105 - words
+NOT_STORED = "looks like a secret, and parameters are stored; put it into .env_tutorial"
 #: A number that YAML 1.1 takes for a text: it wants a point before, and a sign after the "e".
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 

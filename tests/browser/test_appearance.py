@@ -35,6 +35,10 @@ def test_parts_can_be_read_in_every_theme_and_by_everyone(lab, theme):
     notebook.panel.locator(".recipes-problem").wait_for()
     notebook.panel.get_by_role("button", name="Copy as YAML").click()
     notebook.panel.get_by_text("Copied to the clipboard").wait_for()
+    lab.screenshot("wrong")
+    assert lab.violations(".recipes-form") == [], "with a value that does not fit, and the text to copy"
+    notebook.field("max_credits").fill("60")
+    notebook.panel.locator(".recipes-problem").wait_for(state="detached")
     notebook.run_all()
     notebook.wait()
     for part in PARTS:

@@ -50,7 +50,8 @@ def test_a_value_that_does_not_fit_is_named_and_not_used(notebook, lab):
     assert "plenty" in problem.inner_text() and "50" in problem.inner_text()
     problem.scroll_into_view_if_needed()
     lab.screenshot("wrong")
-    assert in_force(notebook, "max_credits") == "50"  # and who runs all now is stopped by the setup cell
+    with pytest.raises(AssertionError, match="max_credits: in the form, expected float, got 'plenty'"):
+        in_force(notebook, "max_credits")  # who typed a limit does not go on without it
     field.fill("60.5")
     notebook.page.keyboard.press("Tab")
     problem.wait_for(state="detached")
@@ -115,6 +116,8 @@ def test_secrets_are_typed_beneath_the_error_and_are_in_no_document(lab, sandbox
     lab.screenshot("credentials")
     states = json.dumps(notebook.save().metadata.widgets)
     assert "EARTHDATA_TOKEN" in states and "is in use." in states
+    notebook.field("job_name").fill("no secret")
+    notebook.row("job_name").locator(".recipes-problem").wait_for(state="detached")
     notebook.run(setup)
     assert "Talking to the LIVE service" in notebook.output(setup).inner_text()
     notebook.save()

@@ -336,7 +336,7 @@ def test_an_output_is_painted_seldom_however_much_happens_and_its_last_state_at_
     monkeypatch.setattr(live, "update_display", update)
     output = live.Live(lambda: (f"<p>{counted[0]}</p>", str(counted[0])), every=0.02)
     began = live.time.monotonic()
-    while not ready.is_set():
+    while not ready.is_set() and live.time.monotonic() - began < 20:
         counted[0] += 1
         output.changed()
     took = live.time.monotonic() - began
