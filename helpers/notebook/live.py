@@ -247,7 +247,7 @@ class Board(Watcher):
     def _heading(self) -> str:
         states = [changes[-1].state if changes else EXPECTED for changes in self._changes.values()]
         ended = [state for state in states if state in self._finished]
-        others = [state.lower().replace("_", " ") for state in states if state not in self._finished]
+        others = [_words(state) for state in states if state not in self._finished]
         bad = sum(_sign(state) == BAD for state in ended)
         counts = [f"{len(ended)} of {len(states)} finished" + (f" ({bad} failed)" if bad else "")] if states else []
         counts += [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
